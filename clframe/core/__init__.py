@@ -1,0 +1,1 @@
+"""The vocabulary of continual learning as clframe speaks it; depends on torch alone."""

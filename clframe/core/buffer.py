@@ -1,0 +1,212 @@
+"""A fixed-size replay memory of raw samples, equal on every rank and part of the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clframe.core import dist
+from clframe.core.rng import shared_rng
+from clframe.errors import ConfigError
+
+POLICIES = ("reservoir", "class_balanced")
+
+
+def reservoir_slot(offered: int, capacity: int, uniform: float) -> int | None:
+    """Algorithm R (Vitter, 1985): slot of the next sample when `offered` came before, or None.
+
+    `uniform` in [0, 1) is the draw; the integer it stands for is uniform on 0..offered inclusive.
+    """
+    if offered < capacity:
+        return offered
+    slot = int(uniform * (offered + 1))
+    return slot if slot < capacity else None
+
+
+class ReplayBuffer(nn.Module):
+    """Memory of at most `capacity` rows with named columns, preallocated at the first `add`.
+
+    `policy` is "reservoir" (every sample ever offered stays with equal probability) or
+    "class_balanced" (CBRS; Chrysakis and Moens, 2020: the largest class gives way). An update
+    costs O(batch). Columns keep the dtype they are offered in, so pixels stay uint8.
+    `weigh(buffer)` -> [len(buffer)] weights biases sampling; None is uniform.
+
+    Raises ConfigError for a capacity below 1 or an unknown policy.
+    """
+
+    weigh: Callable[[ReplayBuffer], Tensor] | None = None
+
+    def __init__(self, capacity: int, *, policy: str = "reservoir") -> None:
+        super().__init__()
+        if capacity < 1:
+            raise ConfigError(f"capacity: {capacity} is not a memory size; give at least 1.")
+        if policy not in POLICIES:
+            raise ConfigError(f"policy: {policy!r} is unknown; choose from {', '.join(POLICIES)}.")
+        self.capacity, self.policy = capacity, policy
+        self.offered = 0
+        self.filled = 0
+        self._columns: list[str] = []
+        self._members: dict[int, list[int]] = {}
+        self._offers: dict[int, int] = {}
+        self._full: set[int] = set()
+
+    def __len__(self) -> int:
+        return self.filled
+
+    def column(self, name: str) -> Tensor:
+        """The stored rows of one column, [len(self), ...]."""
+        return self._store(name)[: self.filled]
+
+    def _store(self, name: str) -> Tensor:
+        return self.get_buffer(f"column_{name}")
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the preallocated columns take."""
+        return sum(t.numel() * t.element_size() for t in map(self._store, self._columns))
+
+    @torch.no_grad()
+    def add(self, **columns: Tensor) -> None:
+        """Offer a batch ([n, ...] per column); rows of all ranks are offered in global order."""
+        rows = {k: dist.gather(v.detach()) for k, v in columns.items()}
+        if not self._columns:
+            for name, value in rows.items():
+                self._allocate(name, value.new_zeros((self.capacity, *value.shape[1:])))
+        assert set(rows) == set(self._columns), f"{sorted(rows)} offered, has {self._columns}"
+        n = len(next(iter(rows.values())))
+        draws = torch.rand(n, 2, dtype=torch.float64, generator=shared_rng("memory/add")).tolist()
+        if self.policy == "reservoir":
+            taken = self._reservoir(draws)
+        else:
+            taken = self._balanced(draws, rows["y"].tolist())
+        if taken:  # a later row of the batch may have overwritten an earlier one: one row per slot
+            slots = torch.tensor(list(taken))
+            source = torch.tensor(list(taken.values()))
+            for name, value in rows.items():
+                store = self._store(name)
+                kept = value.index_select(0, source.to(value.device)).to(store.device)
+                store.index_copy_(0, slots.to(store.device), kept)
+
+    def _allocate(self, name: str, values: Tensor) -> None:
+        self.register_buffer(f"column_{name}", values)
+        self._columns.append(name)
+
+    def _reservoir(self, draws: list[list[float]]) -> dict[int, int]:
+        taken: dict[int, int] = {}
+        for row, (uniform, _) in enumerate(draws):
+            if self.filled < self.capacity:  # also refills what `forget` emptied
+                slot: int | None = self.filled
+                self.filled += 1
+            else:
+                slot = reservoir_slot(self.offered, self.capacity, uniform)
+            self.offered += 1
+            if slot is not None:
+                taken[slot] = row
+        return taken
+
+    def _balanced(self, draws: list[list[float]], labels: list[int]) -> dict[int, int]:
+        taken: dict[int, int] = {}
+        for row, ((keep, pick), label) in enumerate(zip(draws, labels, strict=True)):
+            self._offers[label] = self._offers.get(label, 0) + 1
+            self.offered += 1
+            slot = self._balanced_slot(label, keep, pick)
+            if slot is not None:
+                taken[slot] = row
+        return taken
+
+    def _balanced_slot(self, label: int, keep: float, pick: float) -> int | None:
+        mine = self._members.setdefault(label, [])
+        if self.filled < self.capacity:
+            mine.append(self.filled)
+            self.filled += 1
+            return mine[-1]
+        widest = max(map(len, self._members.values()))
+        largest = [c for c, m in sorted(self._members.items()) if len(m) == widest]
+        self._full.update(largest)
+        if label in self._full:  # a reservoir within the class
+            if keep * self._offers[label] >= len(mine):
+                return None
+            return mine[int(pick * len(mine))]
+        victims = self._members[largest[int(keep * len(largest))]]
+        position = int(pick * len(victims))
+        slot, victims[position] = victims[position], victims[-1]
+        victims.pop()
+        mine.append(slot)
+        return slot
+
+    def sample(self, n: int, device: torch.device | str | None = None) -> dict[str, Tensor] | None:
+        """This rank's share of min(n, len) distinct rows, one draw for all ranks; None when empty.
+
+        Rows come on `device` (default: where the memory lies).
+        """
+        if not self.filled:
+            return None
+        n = min(n, self.filled)
+        g = shared_rng("memory/sample")
+        if self.weigh is None:
+            index = torch.randperm(self.filled, generator=g)[:n]
+        else:
+            index = torch.multinomial(self.weigh(self).cpu().double(), n, generator=g)
+        index = index[dist.part(n)]
+        out = {}
+        for name in self._columns:
+            store = self._store(name)
+            rows = store.index_select(0, index.to(store.device))
+            out[name] = rows if device is None else rows.to(device)
+        return out
+
+    @torch.no_grad()
+    def forget(self, *, uids: Tensor) -> int:
+        """Drop every row whose `uid` is among `uids` ([n] int64); returns how many went.
+
+        What was offered before counts from then on in proportion to what is left.
+        """
+        if not self.filled:
+            return 0
+        uid = self.column("uid")
+        keep = torch.nonzero(~torch.isin(uid, uids.to(uid.device))).flatten()
+        dropped = self.filled - len(keep)
+        for name in self._columns:
+            store = self._store(name)
+            store[: len(keep)] = store[: self.filled].index_select(0, keep)
+            store[len(keep) : self.filled] = 0  # forgotten pixels leave the checkpoint too
+        self._forget_members({old: new for new, old in enumerate(keep.tolist())})
+        self.offered = round(self.offered * len(keep) / self.filled)
+        self.filled = len(keep)
+        return dropped
+
+    def _forget_members(self, place: dict[int, int]) -> None:
+        """Renumber slots by `place`; a class that lost rows is no longer full and may refill."""
+        for label, slots in list(self._members.items()):
+            kept = [place[s] for s in slots if s in place]
+            if len(kept) < len(slots):
+                self._full.discard(label)
+                self._offers[label] = round(self._offers[label] * len(kept) / len(slots))
+            self._members[label] = kept
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {
+            "offered": self.offered,
+            "filled": self.filled,
+            "columns": list(self._columns),
+            "members": {k: list(v) for k, v in self._members.items()},
+            "offers": dict(self._offers),
+            "full": sorted(self._full),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.offered, self.filled = state["offered"], state["filled"]
+        self._members = {k: list(v) for k, v in state["members"].items()}
+        self._offers, self._full = dict(state["offers"]), set(state["full"])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        extra = state_dict.get(f"{prefix}_extra_state")
+        for name in extra["columns"] if extra else ():
+            if name not in self._columns:
+                self._allocate(name, torch.empty_like(state_dict[f"{prefix}column_{name}"]))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,142 @@
+"""The network of a run: raw inputs -> normalise -> backbone -> head -> full-width logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clframe.core.rng import clock, generator
+
+CLOSED = -1e9  # logit of a class the head has not grown to yet; finite, so that fp32 losses stay so
+
+
+class CosineLinear(nn.Module):
+    """Bias-free head whose logits are 10 cos(x, w); norms are guarded by + 1e-5 on both sides."""
+
+    scale = 10.0
+    guard = 1e-5
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x / (x.norm(dim=1, keepdim=True) + self.guard)
+        w = self.weight / (self.weight.norm(dim=1, keepdim=True) + self.guard)
+        return self.scale * F.linear(x, w)
+
+
+class Net(nn.Module):
+    """`net(x)` gives logits of shape [n, num_classes] from raw inputs and never augments.
+
+    uint8 inputs are pixels: scaled to [0, 1] and normalised by `mean` and `std`. Floats are taken
+    as they are, so whoever holds normalised data (the evaluator) pays once. With `growing`, classes
+    that have not come yet have a closed logit, and their rows are drawn afresh when they come.
+    """
+
+    opened: Tensor
+    shift: Tensor
+    gain: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_features: int,
+        num_classes: int,
+        *,
+        head: str = "linear",
+        growing: bool = False,
+        augment: nn.Module | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        make = CosineLinear if head == "cosine" else nn.Linear
+        self.augment = augment or nn.Identity()
+        self.backbone = backbone
+        self.head: nn.Module = make(num_features, num_classes)
+        self.num_features, self.num_classes, self.growing = num_features, num_classes, growing
+        # pixel * gain + shift == (pixel / 255 - mean) / std
+        m = torch.tensor(mean if mean is not None else [0.0])
+        s = torch.tensor(std if std is not None else [1.0])
+        self.register_buffer("gain", 1 / (255 * s), persistent=False)
+        self.register_buffer("shift", -m / s, persistent=False)
+        self.register_buffer("opened", torch.full((num_classes,), not growing))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Raw inputs as the backbone wants them; floats pass through."""
+        if x.dtype != torch.uint8:
+            return x
+        tail = (1,) * (x.dim() - 2)
+        return torch.addcmul(
+            self.shift.view(-1, *tail), x.to(self.gain.dtype), self.gain.view(-1, *tail)
+        )
+
+    def features(self, x: Tensor) -> Tensor:
+        """The backbone's output, [n, num_features]."""
+        return cast(Tensor, self.backbone(self.normalise(x)))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits of features, [n, num_classes]."""
+        logits: Tensor = self.head(features)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return logits.masked_fill(~self.opened, CLOSED) if self.growing else logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+    @torch.no_grad()
+    def grow(self, classes: Iterable[int]) -> None:
+        """Open the head for `classes`; no effect on a fixed head or on classes already open."""
+        for c in classes:
+            if self.growing and not self.opened[c]:
+                weight = cast(Tensor, self.head.weight)
+                bound = self.num_features**-0.5
+                row = torch.rand(self.num_features + 1, generator=generator(clock.seed, "row", c))
+                row = (2 * row - 1) * bound
+                weight[c] = row[:-1].to(weight)
+                if isinstance(self.head, nn.Linear):
+                    self.head.bias[c] = row[-1].to(weight)
+                self.opened[c] = True
+
+
+@contextmanager
+def frozen_state(module: nn.Module) -> Iterator[None]:
+    """Forwards inside leave no trace: batch norm's buffers and all randomness are put back.
+
+    That includes `shared_rng`: what is drawn inside is drawn again after it.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(b, b.clone()) for m in norms for b in m.buffers()]
+    draws, rng = clock.draws(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+        clock.rewind(draws)
+        torch.set_rng_state(rng)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for every submodule that was training, and back to exactly how each one was."""
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True

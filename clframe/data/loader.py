@@ -1,0 +1,71 @@
+"""The batches of one experience: resident tensors, in an order fixed by the seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from clframe.core import dist
+from clframe.core.experience import Batch, Samples
+from clframe.core.rng import generator
+
+
+class ExperienceLoader:
+    """Iterating once is one epoch; each iteration is the next epoch.
+
+    `size` is the global batch; every rank gets its share of the same batch. The order is a function
+    of (seed, experience, epoch) alone, so a run may start at any `epoch` and `batch`.
+    """
+
+    def __init__(
+        self, samples: Samples, size: int, *, seed: int, key: int, epoch: int = 0, batch: int = 0
+    ) -> None:
+        self.samples, self.size, self.seed, self.key = samples, size, seed, key
+        self.epoch, self.batch = epoch, batch
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in a whole epoch."""
+        return math.ceil(len(self.samples) / self.size)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def rows(self, batch: int) -> int:
+        """Samples in a batch, over all ranks."""
+        return min(self.size, len(self.samples) - batch * self.size)
+
+    def order(self, epoch: int) -> Tensor:
+        """The permutation of the samples in `epoch`, on the device of the data."""
+        g = generator(self.seed, "order", self.key, epoch)
+        return torch.randperm(len(self.samples), generator=g).to(self.samples.y.device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = self.epoch, self.batch
+        self.epoch, self.batch = epoch + 1, 0
+        order = self.order(epoch)
+        for b in range(first, self.num_batches):
+            rows = order[b * self.size : (b + 1) * self.size]
+            yield self.samples.take(rows[dist.part(len(rows))])
+
+
+class ForgetLoader:
+    """`steps` empty batches: the strategy's `forget_loss` brings its own data."""
+
+    def __init__(self, steps: int, like: Samples) -> None:
+        self.steps = self.num_batches = steps
+        self._nothing = like.take(torch.empty(0, dtype=torch.long, device=like.y.device))
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def rows(self, batch: int) -> int:
+        """No samples come in."""
+        return 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(self.steps):
+            yield self._nothing

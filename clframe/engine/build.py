@@ -1,0 +1,184 @@
+"""From a checked config to live objects: stream, network, strategy; the only factory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clframe.config.resolve import resolve_options, scenario_arguments
+from clframe.config.schema import Net as NetConfig
+from clframe.config.schema import RunConfig
+from clframe.core.augment import standard_augmentation
+from clframe.core.backbones import BACKBONES
+from clframe.core.experience import Stream
+from clframe.core.net import Net
+from clframe.core.rng import clock
+from clframe.core.strategy import Strategy, StreamInfo
+from clframe.data.stream import build_stream, splice
+from clframe.errors import ConfigError, DataError, nearest
+
+
+def make_stream(cfg: RunConfig) -> Stream:
+    """The scenario's stream with the run's requests spliced in."""
+    (choice,) = resolve_options(cfg, "scenario")
+    arguments = scenario_arguments(cfg)
+    choice.plugin.check_call(arguments)
+    scenario = choice.plugin.load()(**arguments)
+    stream = build_stream(cfg.scenario, scenario, split=cfg.eval.split)
+    if stream.online and cfg.epochs > 1:
+        raise ConfigError(
+            f"epochs: {cfg.epochs} passes over an online stream ({cfg.scenario}); "
+            "set epochs=1, or options." + cfg.scenario + ".online=false."
+        )
+    requests = cfg.request_list()
+    return splice(stream, requests and [r.model_dump(exclude_none=True) for r in requests])
+
+
+def stream_info(stream: Stream) -> StreamInfo:
+    """What strategies may know of `stream` in advance."""
+    return StreamInfo(stream.num_classes, len(stream), stream.setting, stream.shape)
+
+
+def make_strategy(cfg: RunConfig, info: StreamInfo, mean: Any, std: Any) -> Strategy:
+    """The strategy chain with its network attached, initialised by the run's seed alone.
+
+    `mean` and `std` are the stream's pixel statistics, or None.
+    """
+    clock.set(cfg.seed, 0, "build")
+    net = make_net(cfg.net, info, mean, std)
+    built: Any = None
+    for choice in reversed(resolve_options(cfg, "strategy")):
+        choice.plugin.check_call(choice.options)
+        wrap = choice.plugin.load()
+        inner = () if built is None else (built,)
+        built = wrap(*inner, **choice.options)
+    if not isinstance(built, Strategy):
+        raise ConfigError(
+            f"strategy: {cfg.strategy!r} is a {type(built).__name__}, not a clframe Strategy; "
+            "derive its class from clframe.api.Strategy."
+        )
+    built.attach(net, info)
+    return built
+
+
+def make_net(cfg: NetConfig, info: StreamInfo, mean: Any, std: Any) -> Net:
+    """The configured network for inputs of `info.shape`; 4-D weights lie channels last."""
+    if cfg.name.startswith("timm:"):
+        backbone, width = _timm(cfg, info.shape)
+    elif cfg.name in BACKBONES:
+        if cfg.pretrained:
+            raise ConfigError(
+                f"net.pretrained: {cfg.name!r} has no published weights; use net.name=timm:<model> "
+                "or give a file with net.weights."
+            )
+        backbone, width = _call(cfg, lambda: BACKBONES[cfg.name](info.shape, **cfg.args))
+    else:
+        raise ConfigError(
+            f"net.name: {cfg.name!r} is unknown.{nearest(cfg.name, BACKBONES)} "
+            f"Known: {', '.join(BACKBONES)}, timm:<any timm model>."
+        )
+    if cfg.weights is not None:
+        load_weights(backbone, Path(cfg.weights))
+    net = Net(
+        backbone,
+        width,
+        info.num_classes,
+        head=cfg.head,
+        growing=cfg.growing,
+        augment=standard_augmentation(info.shape) if cfg.augment else None,
+        mean=mean,
+        std=std,
+    )
+    if is_convolutional(net):
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
+def is_convolutional(module: nn.Module) -> bool:
+    """Whether any weight is 4-D, so that images are best held channels last."""
+    return any(p.dim() == 4 for p in module.parameters())
+
+
+def _call(cfg: NetConfig, make: Any) -> tuple[nn.Module, int]:
+    try:
+        made: tuple[nn.Module, int] = make()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"net: {cfg.name!r} cannot be built: {error}") from error
+    return made
+
+
+def _timm(cfg: NetConfig, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    import timm
+
+    name = cfg.name.removeprefix("timm:")
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise ConfigError(
+            f"net.name: timm has no model {name!r}.{nearest(name, known)} "
+            f"timm {timm.__version__} knows {len(known)} models."
+        )
+    if len(shape) != 3:
+        raise ConfigError(f"net.name: {cfg.name!r} wants images, not inputs of shape {shape}.")
+    args: dict[str, Any] = {"num_classes": 0, "in_chans": shape[0], **cfg.args}
+
+    def make(**more: Any) -> nn.Module:
+        try:
+            built: nn.Module = timm.create_model(name, pretrained=cfg.pretrained, **args, **more)
+        except (OSError, ImportError) as error:
+            raise DataError(
+                f"net.pretrained: the weights of {name!r} cannot be fetched "
+                f"({type(error).__name__}). Download them where there is a network and give the "
+                "file with net.weights, or set net.pretrained=false."
+            ) from error
+        return built
+
+    def build() -> tuple[nn.Module, int]:
+        try:
+            model = make(img_size=shape[1:])  # vision transformers want to know
+        except TypeError:
+            model = make()
+        model.eval()
+        with torch.no_grad():  # num_features is not the output width of every timm model
+            width = model(torch.zeros(1, *shape)).shape[1]
+        return model.train(), width
+
+    return _call(cfg, build)
+
+
+def load_weights(backbone: nn.Module, path: Path) -> None:
+    """Fill `backbone` from a state dict saved by torch; keys of a classifier head may be extra.
+
+    Raises DataError when the file is missing or does not fit.
+    """
+    if not path.is_file():
+        raise DataError(f"net.weights: {path} does not exist.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for files that are no checkpoint
+        raise DataError(f"net.weights: {path} is not a state dict: {error}") from error
+    wanted = backbone.state_dict()
+    missing = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
+    if missing:
+        raise DataError(
+            f"net.weights: {path} does not fit: {len(missing)} of {len(wanted)} entries are "
+            f"missing or of another shape, first {missing[0]!r}."
+        )
+    backbone.load_state_dict({k: state[k] for k in wanted})
+
+
+def resolve_device(cfg: RunConfig) -> torch.device:
+    """The device of this process. Raises ConfigError when the asked one is not there."""
+    cuda = torch.cuda.is_available()
+    if cfg.accelerator == "gpu" and not cuda:
+        raise ConfigError("accelerator: 'gpu' is not available here; use accelerator=auto or cpu.")
+    if cfg.accelerator == "cpu" or not cuda:
+        return torch.device("cpu")
+    if cfg.devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"devices: {cfg.devices} asked for, {torch.cuda.device_count()} GPUs here."
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

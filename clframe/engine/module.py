@@ -1,0 +1,159 @@
+"""The one LightningModule: turns Lightning's hooks into the strategy's, and counts updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import Precision
+from torch import Tensor
+from torch.optim import Optimizer
+
+from clframe.core import dist
+from clframe.core.experience import Batch, Experience
+from clframe.core.rng import clock
+from clframe.core.strategy import Strategy
+from clframe.data.loader import ExperienceLoader, ForgetLoader
+from clframe.engine.optim import Schedule
+
+
+class Observer(Protocol):
+    """What the module tells of its progress; the run implements it."""
+
+    def start(self, module: ContinualModule, fresh: bool) -> None: ...
+    def before_update(self, local: int, last: bool) -> None: ...
+    def gradients(self, iteration: int, terms: dict[str, Tensor]) -> None: ...
+    def after_update(
+        self, iteration: int, local: int, last: bool, terms: dict[str, Tensor]
+    ) -> None: ...
+    def after_batch(self, module: ContinualModule) -> None: ...
+    def finish(self, module: ContinualModule) -> None: ...
+
+
+@dataclass
+class Position:
+    """Where a run stands: the only counters there are, all of them in the checkpoint.
+
+    `iteration` counts optimizer updates over the whole stream, `local` those of this experience;
+    `start` is the iteration at which this experience began.
+    """
+
+    experience: int = 0
+    epoch: int = 0
+    batch: int = 0
+    iteration: int = 0
+    local: int = 0
+    start: int = 0
+    samples: int = 0
+    past_samples: int = 0
+
+
+class ContinualModule(LightningModule):
+    """One strategy in one experience; a new Trainer fits it for each experience."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        exp: Experience,
+        loader: ExperienceLoader | ForgetLoader,
+        position: Position,
+        observer: Observer,
+        *,
+        epochs: int,
+        seed: int,
+        make_optimizer: Callable[[ContinualModule], Optimizer | None],
+        schedule: Schedule,
+        clip: float | None,
+        average_norms: bool,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strategy = strategy
+        self.exp, self.loader, self.position, self.observer = exp, loader, position, observer
+        self.seed, self.clip, self.schedule = seed, clip, schedule
+        self.average_norms = average_norms
+        self.num_updates = epochs * loader.num_batches * strategy.repeats
+        self.inner: Optimizer | None = None
+        self.plugin: Precision | None = None
+        self._make_optimizer = make_optimizer
+        self._base_rates: list[float] = []
+        self._resumed = position.local > 0
+
+    def configure_optimizers(self) -> Any:
+        self.inner = self._make_optimizer(self)
+        if self.inner is not None:
+            for group in self.inner.param_groups:  # a resumed group's `lr` has been scheduled
+                self._base_rates.append(group.setdefault("base_lr", group["lr"]))
+        return self.inner
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """The precision the run computes in."""
+        return self.plugin.forward_context() if self.plugin is not None else nullcontext()
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        if batch.x.device == device:
+            return batch
+        return Batch(*(t.to(device, non_blocking=True) for t in batch))
+
+    def on_train_start(self) -> None:
+        self.observer.start(self, fresh=not self._resumed)
+
+    def on_train_epoch_start(self) -> None:
+        if self.exp.kind == "learn" and self.position.batch == 0:
+            clock.set(self.seed, self.position.iteration, "epoch")
+            self.strategy.begin_epoch(self.exp, self.position.epoch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        for _ in range(self.strategy.repeats):
+            self._update(batch)
+        at = self.position
+        at.samples += self.loader.rows(at.batch)
+        at.batch += 1
+        if at.batch == self.loader.num_batches:
+            at.epoch, at.batch = at.epoch + 1, 0
+        self.observer.after_batch(self)
+
+    def _update(self, batch: Batch) -> None:
+        at, strategy, learn = self.position, self.strategy, self.exp.kind == "learn"
+        at.iteration += 1
+        at.local += 1
+        last = at.local == self.num_updates
+        clock.set(self.seed, at.iteration)
+        self.observer.before_update(at.local, last)
+        if learn:
+            strategy.before_step(batch)
+        terms = strategy.loss(batch) if learn else strategy.forget_loss(self.exp)
+        if terms:
+            self.observer.gradients(at.iteration, terms)
+            self._step(terms)
+            if learn:
+                strategy.after_step(batch)
+        if learn and at.local % strategy.repeats == 0:
+            strategy.after_batch(batch)
+        self.observer.after_update(at.iteration, at.local, last, terms)
+
+    def _step(self, terms: dict[str, Tensor]) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        factor = self.schedule(self.position.local, self.num_updates)
+        for group, rate in zip(optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+        optimizer.zero_grad()
+        self.manual_backward(torch.stack(tuple(terms.values())).sum())
+        optimizer.step()
+        if self.average_norms:
+            dist.average_batch_norm(self.strategy)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.exp.kind == "learn":
+            self.strategy.after_backward()
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.strategy.parameters(), self.clip)
+
+    def on_train_end(self) -> None:
+        self.observer.finish(self)

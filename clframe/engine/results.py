@@ -1,0 +1,98 @@
+"""The end of a run: tables from the journal, metrics from the tables."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from clframe.core.experience import Stream
+from clframe.evaluation.envelope import envelope
+from clframe.evaluation.metrics import summarize
+from clframe.evaluation.trace import AccuracyTrace
+from clframe.tracking.journal import Journal
+from clframe.tracking.store import RunStore
+
+# what minima and gaps are made of stays with the dense trace on the fixed subsets; everything that
+# is known at boundaries alone is taken from the full test sets
+FROM_TRACE = {
+    "n_experiences",
+    "boundaries",
+    "eval_iterations",
+    "min_acc_final",
+    "min_acc_by_boundary",
+    "min_acc_per_task",
+    "min_acc_curve",
+    "wc_acc_final",
+    "wc_acc_by_boundary",
+    "wc_acc_curve",
+    "aa_curve",
+    "wf",
+    "wf_per_task",
+    "wp",
+    "wp_per_task",
+    "lca_agem",
+    "lca_first_evals",
+    "gap",
+    "avg_anytime_acc",
+}
+DESCRIBES = {"n_experiences", "boundaries", "eval_iterations"}
+POINTS = 320  # what MLflow's charts draw of a curve
+
+
+def finish(store: RunStore, stream: Stream, reference: str | None) -> None:
+    """Write the tables and metrics of a run whose stream has ended, and mark it done."""
+    store.write_traces()
+    primary = store.read_record().primary
+    kept = retained(stream)
+    metrics = measure(store, primary, kept)
+    if reference is not None:  # retrained at each experience: it has no gaps to speak of
+        metrics |= dict.fromkeys(FROM_TRACE - DESCRIBES)
+    store.write_metrics(metrics)
+    _append_envelopes(store, primary)
+    store.update_record(status="done", metrics=flatten(metrics))
+
+
+def retained(stream: Stream) -> list[int]:
+    """Stream positions of the experiences that no request has forgotten."""
+    gone = {p for e in stream for p in e.forgets}
+    return [e.index for e in stream.learned if e.index not in gone]
+
+
+def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
+    """`summarize` of the trace, with what belongs to boundaries from the full test sets."""
+    tables = store.read_trace(), store.read_boundary()
+    traces = [AccuracyTrace.from_columns(t.to_pydict(), primary).retained(kept) for t in tables]
+    if not kept:  # everything has been forgotten
+        return {"n_experiences": 0}
+    dense, full = (summarize(t.rows()) for t in traces)
+    return {k: v if k in FROM_TRACE else full[k] for k, v in dense.items()}
+
+
+def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, float | None]:
+    """The scalars of `summarize`, nested ones with their keys joined by `/`; no pairs, no lists."""
+    flat: dict[str, float | None] = {}
+    for key, value in metrics.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and key != "pairs":
+            flat |= flatten(value, f"{name}/")
+        elif value is None or isinstance(value, int | float):
+            flat[name] = value
+    return flat
+
+
+def _append_envelopes(store: RunStore, primary: str) -> None:
+    """Per experience a curve of at most `POINTS` points that keeps every dip, for MLflow."""
+    trace = AccuracyTrace.from_columns(store.read_trace(primary).to_pydict(), primary)
+    journal = Journal(store.journal_path, os.path.getsize(store.journal_path))
+    for e in np.unique(trace.eval_experience):
+        mine = trace.eval_experience == e
+        steps, values = envelope(trace.iteration[mine], trace.accuracy[mine], (POINTS - 1) // 3)
+        journal.append(
+            "metrics",
+            keys=np.array([f"envelope/exp_{e:02d}"]),
+            iteration=steps,
+            values=values[:, None],
+        )
+    journal.close()

@@ -1,0 +1,86 @@
+"""What a checkpoint holds, and how a run or a reader comes back from it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clframe.core.experience import Experience, Samples, Stream
+from clframe.core.rng import clock
+from clframe.core.strategy import Strategy
+from clframe.engine.module import Position
+from clframe.errors import DataError
+
+VERSION = 1
+
+
+def outline(stream: Stream) -> dict[str, Any]:
+    """The data-free facts of a stream, enough to rebuild the strategy without the data."""
+    keys = ("index", "kind", "tasks", "classes", "origin", "forgets")
+    return {
+        "num_classes": stream.num_classes,
+        "setting": stream.setting,
+        "shape": list(stream.shape),
+        "mean": stream.mean,
+        "std": stream.std,
+        "experiences": [{k: getattr(e, k) for k in keys} for e in stream],
+    }
+
+
+def hollow(facts: dict[str, Any]) -> list[Experience]:
+    """Experiences without data, from `outline`."""
+    shape = (0, *facts["shape"])
+    nothing = torch.zeros(0, dtype=torch.long)
+    empty = Samples(torch.zeros(shape, dtype=torch.uint8), nothing, nothing, nothing)
+    return [
+        Experience(
+            index=e["index"],
+            kind=e["kind"],
+            tasks=tuple(e["tasks"]),
+            classes=tuple(e["classes"]),
+            train=empty,
+            eval=empty,
+            origin=e["origin"],
+            forgets=tuple(e["forgets"]),
+        )
+        for e in facts["experiences"]
+    ]
+
+
+def save(path: Path, *, position: Position, strategy: Strategy, **rest: Any) -> None:
+    """Write a checkpoint in one atomic step; tensors and plain values only."""
+    state = {"version": VERSION, "position": asdict(position), "strategy": strategy.state_dict()}
+    draft = path.with_suffix(".tmp")
+    with open(draft, "wb") as file:
+        torch.save(state | rest, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint. Raises DataError when it is missing, damaged or of another version."""
+    if not path.is_file():
+        raise DataError(f"{path}: no checkpoint there yet; run the cell first.")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged files
+        raise DataError(f"{path}: not a readable checkpoint ({error}).") from error
+    if state.get("version") != VERSION:
+        raise DataError(
+            f"{path}: checkpoint version {state.get('version')}, this clframe reads {VERSION}; "
+            "delete the folder to run the cell again."
+        )
+    return state
+
+
+def prepare(strategy: Strategy, experiences: list[Experience], upto: int, seed: int) -> None:
+    """Run `prepare` for the stream positions 0..upto, as the run did, so that a state dict fits."""
+    for exp in experiences[: upto + 1]:
+        if exp.kind == "learn":
+            clock.set(seed, exp.index, "prepare")
+            strategy.prepare(exp)
