@@ -66,7 +66,7 @@ def make_strategy(cfg: RunConfig, info: StreamInfo, mean: Any, std: Any) -> Stra
 
 
 def make_net(cfg: NetConfig, info: StreamInfo, mean: Any, std: Any) -> Net:
-    """The configured network for inputs of `info.shape`; 4-D weights lie channels last."""
+    """The configured network for inputs of `info.shape`, channels last where that is faster."""
     if cfg.name.startswith("timm:"):
         backbone, width = _timm(cfg, info.shape)
     elif cfg.name in BACKBONES:
@@ -93,14 +93,27 @@ def make_net(cfg: NetConfig, info: StreamInfo, mean: Any, std: Any) -> Net:
         mean=mean,
         std=std,
     )
-    if is_convolutional(net):
+    if channels_last(net):
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
 
 
 def is_convolutional(module: nn.Module) -> bool:
-    """Whether any weight is 4-D, so that images are best held channels last."""
-    return any(p.dim() == 4 for p in module.parameters())
+    """Whether the module has 2-D convolutions."""
+    return any(isinstance(m, nn.Conv2d) for m in module.modules())
+
+
+def channels_last(module: nn.Module) -> bool:
+    """Whether images and 4-D weights are held channels last: faster wherever it is safe.
+
+    In that layout oneDNN corrupts the heap in the backward pass of a strided 1x1 convolution with
+    fewer input channels than a vector holds (uxlfoundation/oneDNN#6035).
+    """
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    unsafe = any(
+        max(m.kernel_size) == 1 and max(m.stride) > 1 and m.in_channels < 16 for m in convolutions
+    )
+    return bool(convolutions) and not unsafe
 
 
 def _call(cfg: NetConfig, make: Any) -> tuple[nn.Module, int]:

@@ -22,6 +22,7 @@ from clframe.core.rng import clock
 from clframe.data.loader import ExperienceLoader, ForgetLoader
 from clframe.engine import resume
 from clframe.engine.build import (
+    channels_last,
     is_convolutional,
     make_strategy,
     make_stream,
@@ -270,7 +271,7 @@ class Run:
             chunk=cfg.chunk or (default if self.device.type == "cpu" else 8192),
             device=self.device,
             precision=module.forward_context,
-            channels_last=is_convolutional(self.strategy),
+            channels_last=channels_last(self.strategy),
             diagnostics=tuple(cfg.diagnostics),
         )
         if self.main:

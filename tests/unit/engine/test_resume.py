@@ -1,0 +1,140 @@
+"""A run that is stopped anywhere and goes on equals the run that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from clframe.engine import resume
+from clframe.engine.run import Run, run_cell
+from clframe.registry import plugins
+from clframe.tracking.journal import frames
+from clframe.tracking.store import RunStore
+from tests.conftest import MakeCell
+
+STRATEGIES = sorted(plugins("strategy"))
+
+
+def assert_equal_runs(a: RunStore, b: RunStore) -> None:
+    assert a.trace_path.read_bytes() == b.trace_path.read_bytes()
+    assert a.boundary_path.read_bytes() == b.boundary_path.read_bytes()
+    assert a.metrics_path.read_bytes() == b.metrics_path.read_bytes()
+    left, right = (resume.load(s.checkpoint_path)["strategy"] for s in (a, b))
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        same = torch.equal(value, right[key]) if torch.is_tensor(value) else value == right[key]
+        assert same, key
+
+
+class Stop(BaseException):
+    """Ends a run as a kill would: nothing after it is written."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    real = Run.before_update
+
+    def before_update(self: Run, local: int, last: bool) -> None:
+        if self.position.iteration == iteration:
+            raise Stop
+        real(self, local, last)
+
+    monkeypatch.setattr(Run, "before_update", before_update)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_stopped_and_resumed_equals_uninterrupted(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    words = (
+        f"strategy={strategy}",
+        "checkpoint=2",
+        "epochs=2",
+        "optim.momentum=0.9",
+        "optim.schedule=cosine",
+    )
+    whole = make_cell(*words, name="whole")
+    assert run_cell(whole.folder) == 0
+    parts = make_cell(*words, name="parts")
+    end = whole.read_record().iteration
+    for iteration in (4, 11, 20, end):  # within epochs, at an epoch's first update, at the last
+        with monkeypatch.context() as patch:
+            stop_at(patch, iteration)
+            with pytest.raises(Stop):
+                run_cell(parts.folder)
+    assert parts.read_record().status == "running" and parts.state() == "interrupted"
+    assert run_cell(parts.folder) == 0
+    assert parts.read_record().attempts == 5
+    assert_equal_runs(whole, parts)
+
+
+def test_stopped_between_an_experience_and_its_checkpoint(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_cell("strategy=replay", "checkpoint=2", name="whole")
+    assert run_cell(whole.folder) == 0
+    parts = make_cell("strategy=replay", "checkpoint=2", name="parts")
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    for name in ("finish", "_count_costs"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, name, stop)
+            with pytest.raises(Stop):
+                run_cell(parts.folder)
+    assert run_cell(parts.folder) == 0
+    assert_equal_runs(whole, parts)
+
+
+def test_state_that_outlives_experiences(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("strategy=derpp", "optim.reset=never", "optim.momentum=0.9", "net.growing=true")
+    whole = make_cell(*words, name="whole")
+    assert run_cell(whole.folder) == 0
+    parts = make_cell(*words, name="parts")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Stop):
+            run_cell(parts.folder)
+    assert run_cell(parts.folder) == 0
+    assert_equal_runs(whole, parts)
+
+
+def test_same_config_and_seed_same_bytes(make_cell: MakeCell) -> None:
+    a, b = (make_cell("strategy=er_ace", name=n) for n in "ab")
+    assert run_cell(a.folder) == run_cell(b.folder) == 0
+    assert_equal_runs(a, b)
+
+
+def last_iteration(store: RunStore) -> int:
+    found = [f.arrays["iteration"][-1] for f in frames(store.journal_path) if f.kind == "mark"]
+    return int(found[-1]) if found else 0
+
+
+def test_sigkill(make_cell: MakeCell) -> None:
+    words = ("strategy=derpp", "epochs=40", "checkpoint=25", "net.name=cnn", "net.args.width=8")
+    whole = make_cell(*words, name="whole")
+    assert run_cell(whole.folder) == 0
+    killed = make_cell(*words, name="killed")
+    command = [sys.executable, "-m", "clframe", "cell", str(killed.folder)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = Path(killed.log_path).open("w")
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    deadline = time.monotonic() + 60
+    while last_iteration(killed) < 100 and process.poll() is None:  # in mid-experience
+        assert time.monotonic() < deadline, killed.log_path.read_text()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert killed.state() == "interrupted"
+    assert 0 < last_iteration(killed) < whole.read_record().iteration
+    assert run_cell(killed.folder) == 0
+    assert_equal_runs(whole, killed)
