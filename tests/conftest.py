@@ -36,16 +36,21 @@ def small_words(*words: str) -> list[str]:
     return [*kept, *words]
 
 
+def prepare_cell(folder: Path, *words: str) -> RunStore:
+    """A cell's folder as the command line leaves it to the cell."""
+    cfg = load_run(small_words(*words))
+    store = RunStore(folder)
+    store.folder.mkdir()
+    store.config_path.write_text(to_yaml(cfg))
+    store.write_record(RunRecord(id=run_id(cfg), grid="test", started_ms=1_000_000))
+    return store
+
+
 @pytest.fixture
 def make_cell(tmp_path: Path) -> MakeCell:
     """`make_cell("strategy=replay", ..., name="a")` prepares a cell's folder and returns its store."""
 
     def make(*words: str, name: str = "cell") -> RunStore:
-        cfg = load_run(small_words(*words))
-        store = RunStore(tmp_path / name)
-        store.folder.mkdir()
-        store.config_path.write_text(to_yaml(cfg))
-        store.write_record(RunRecord(id=run_id(cfg), grid="test", started_ms=1_000_000))
-        return store
+        return prepare_cell(tmp_path / name, *words)
 
     return make

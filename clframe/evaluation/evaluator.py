@@ -141,7 +141,7 @@ class ContinualEvaluator:
             self._observe(exp, iteration, len(self.learned))
         self.flush()
         with self._watch():
-            counts = self._count(self.full, exp, len(self.learned)).cpu()
+            counts = dist.total(self._count(self.full, exp, len(self.learned))).cpu()
         rows = self._rows([(iteration, exp.index, self.num_seen(exp), counts)], self.full)
         self.sink.append("boundary", **rows)
 

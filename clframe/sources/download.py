@@ -1,0 +1,47 @@
+"""Getting a data set through torchvision, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+
+from clframe.sources.catalogue import Known
+
+SECONDS = 20.0
+
+
+def download(dataset: Known, target: Path) -> str | None:
+    """Let torchvision download and verify `dataset` into `target`; returns why it failed, if so.
+
+    It arrives in a folder of its own and is moved at the end, so that neither an interrupted
+    download nor a second process ever shows half a data set.
+    """
+    import torchvision
+
+    if dataset.torchvision is None:
+        return None
+    kind = getattr(torchvision.datasets, dataset.torchvision)
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=target) as scratch:
+            kind(scratch, train=True, download=True)
+            _move(Path(scratch), target)
+    except (OSError, RuntimeError, HTTPException, EOFError) as e:
+        return " ".join(str(e).split()) or type(e).__name__
+    finally:
+        socket.setdefaulttimeout(patience)
+    return None
+
+
+def _move(scratch: Path, target: Path) -> None:
+    for folder in [p for p in scratch.iterdir() if p.is_dir()]:
+        try:
+            os.replace(folder, target / folder.name)
+        except OSError:
+            if not (target / folder.name).is_dir():  # else another process was faster
+                raise

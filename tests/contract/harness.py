@@ -1,0 +1,226 @@
+"""A small loop that drives a strategy's hooks in the documented order, without Lightning."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as td
+from torch import Tensor, nn
+
+from clframe.core import dist
+from clframe.core.augment import CropFlip
+from clframe.core.buffer import ReplayBuffer
+from clframe.core.experience import Batch, Experience, Samples, Stream
+from clframe.core.net import Net
+from clframe.core.rng import clock, generator
+from clframe.core.strategy import Strategy, StreamInfo, Wrapper
+
+ROOT = Path(__file__).parents[2]
+SHAPE = (3, 8, 8)
+CAPACITY = 10
+
+
+def load(path: Path) -> type[Strategy]:
+    """The one strategy class that a plug-in file defines."""
+    spec = importlib.util.spec_from_file_location(f"plugin_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [
+        v
+        for v in vars(module).values()
+        if inspect.isclass(v) and issubclass(v, Strategy) and v.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{path.name} defines {len(found)} strategies"
+    return found[0]
+
+
+FILES = {path.stem: path for path in sorted((ROOT / "strategies").glob("*.py"))}
+
+
+def make(name: str, **options: Any) -> Strategy:
+    """`strategies/<name>.py` with a small memory; a wrapper goes around fine-tuning."""
+    cls = load(FILES[name])
+    if "capacity" in inspect.signature(cls.__init__).parameters:
+        options.setdefault("capacity", CAPACITY)
+    return cls(make("fine_tune"), **options) if issubclass(cls, Wrapper) else cls(**options)
+
+
+def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> Stream:
+    """Class-incremental uint8 images: each class is bright where its number says."""
+    g = generator(0, "tiny stream")
+
+    def split(classes: range, n: int, first: int) -> Samples:
+        y = torch.tensor([c for c in classes for _ in range(n)])
+        x = torch.randint(0, 60, (len(y), *SHAPE), generator=g)
+        x.view(len(y), -1)[torch.arange(len(y)), y * 17] += 150
+        x[torch.arange(len(y)), y % 3, y % 8] += 40
+        uid = torch.arange(first, first + len(y))
+        return Samples(x.to(torch.uint8), y, torch.zeros_like(y), uid)
+
+    made = []
+    for e in range(experiences):
+        classes = range(e * width, (e + 1) * width)
+        train = split(classes, per_class, 1000 * e)
+        test = split(classes, 2, 10**6 + 1000 * e)
+        uids = tuple(train.uid.tolist())
+        made.append(Experience(e, "learn", (0,), tuple(classes), train, test, e, (), uids))
+    count = experiences * width
+    return Stream("tiny", tuple(made), count, "class", tuple(range(count)))
+
+
+def tiny_net(kind: str, num_classes: int) -> Net:
+    """bare: no dropout, no batch norm; plain: dropout; norm: both; growing: a head that grows."""
+    inputs = SHAPE[0] * SHAPE[1] * SHAPE[2]
+    layers: list[nn.Module] = []
+    if kind == "norm":
+        layers += [nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()]
+    layers += [nn.Flatten(), nn.Linear(inputs, 12), nn.ReLU()]
+    if kind != "bare":
+        layers.append(nn.Dropout(0.3))
+    statistics = {"mean": [0.4] * 3, "std": [0.3] * 3}
+    augment = CropFlip(1, flip=True)
+    growing = kind == "growing"
+    return Net(
+        nn.Sequential(*layers), 12, num_classes, growing=growing, augment=augment, **statistics
+    )
+
+
+class Loop:
+    """One run of a strategy over a stream, which may stop between two batches and be resumed."""
+
+    def __init__(
+        self,
+        build: Callable[[], Strategy],
+        stream: Stream,
+        *,
+        net: str = "plain",
+        seed: int = 0,
+        epochs: int = 2,
+        batch_size: int = 7,
+        watch: Callable[[Strategy], None] = lambda _: None,
+    ) -> None:
+        self.stream, self.seed, self.epochs, self.size = stream, seed, epochs, batch_size
+        self.watch = watch
+        clock.set(seed, 0, "build")
+        self.strategy = build()
+        info = StreamInfo(stream.num_classes, len(stream), stream.setting, stream.shape)
+        self.strategy.attach(tiny_net(net, stream.num_classes), info)
+        self.at = self.local = self.iteration = 0
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.terms: list[dict[str, float]] = []
+
+    def run(self, stop: int | None = None) -> Loop:
+        """Train to the end of the stream, or until `stop` updates have been made in all."""
+        self.strategy.train()
+        while self.at < len(self.stream):
+            exp = self.stream.experiences[self.at]
+            if exp.kind == "forget":
+                clock.set(self.seed, self.iteration, "begin")
+                self.strategy.forget(exp)
+            elif not self._learn(exp, stop):
+                return self
+            self.at, self.local, self.optimizer = self.at + 1, 0, None
+        return self
+
+    def _learn(self, exp: Experience, stop: int | None) -> bool:
+        fresh = self.optimizer is None
+        if fresh:
+            self._prepare(exp)
+            clock.set(self.seed, self.iteration, "begin")
+            self.optimizer = self._optimizer(exp)
+            self.strategy.begin(exp)
+        samples = self._data(exp)
+        batches = -(-len(samples) // self.size)
+        updates = self.epochs * batches * self.strategy.repeats
+        while self.local < updates:
+            if self.iteration == stop:
+                return False
+            epoch, batch = divmod(self.local // self.strategy.repeats, batches)
+            if batch == 0:
+                clock.set(self.seed, self.iteration, "epoch")
+                self.strategy.begin_epoch(exp, epoch)
+            order = torch.randperm(
+                len(samples), generator=generator(self.seed, "order", exp.index, epoch)
+            )
+            rows = order[batch * self.size : (batch + 1) * self.size]
+            self._batch(samples.take(rows[dist.part(len(rows))]))
+        clock.set(self.seed, self.iteration, "end")
+        self.strategy.end(exp)
+        return True
+
+    def _prepare(self, exp: Experience) -> None:
+        clock.set(self.seed, exp.index, "prepare")
+        self.strategy.prepare(exp)
+
+    def _data(self, exp: Experience) -> Samples:
+        past = [e for e in self.stream.learned if e.index < exp.index]
+        return self.strategy.data(exp, past) or exp.train
+
+    def _optimizer(self, exp: Experience) -> torch.optim.Optimizer:
+        made = self.strategy.optimizer(exp)
+        return made or torch.optim.SGD(self.strategy.trainable(), lr=0.02, momentum=0.5)
+
+    def _batch(self, batch: Batch) -> None:
+        for _ in range(self.strategy.repeats):
+            self.iteration += 1
+            self.local += 1
+            clock.set(self.seed, self.iteration)
+            self.strategy.before_step(batch)
+            self._step(self.strategy.loss(batch))
+            self.strategy.after_step(batch)
+        self.strategy.after_batch(batch)
+        self.watch(self.strategy)
+
+    def _step(self, terms: dict[str, Tensor]) -> None:
+        assert self.optimizer is not None
+        self.terms.append({k: v.item() for k, v in terms.items()})
+        self.optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        dist.average_gradients(p.grad for p in self.strategy.parameters() if p.grad is not None)
+        self.strategy.after_backward()
+        self.optimizer.step()
+
+    def checkpoint(self) -> bytes:
+        """What a resume needs, as the bytes of a file."""
+        assert self.optimizer is not None, "stop inside an experience"
+        file = io.BytesIO()
+        position = (self.at, self.local, self.iteration)
+        state = {"strategy": self.strategy.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state | {"position": position}, file)
+        return file.getvalue()
+
+    def resume(self, checkpoint: bytes) -> Loop:
+        """Make this fresh loop the one that wrote `checkpoint`."""
+        state = torch.load(io.BytesIO(checkpoint), weights_only=True)
+        self.at, self.local, self.iteration = state["position"]
+        for exp in self.stream.experiences[: self.at + 1]:
+            if exp.kind == "learn":
+                self._prepare(exp)
+        self.strategy.load_state_dict(state["strategy"])
+        self.optimizer = self._optimizer(self.stream.experiences[self.at])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return self
+
+
+def memories(strategy: Strategy) -> list[ReplayBuffer]:
+    """Every replay memory of a strategy."""
+    return [m for m in strategy.modules() if isinstance(m, ReplayBuffer)]
+
+
+def train_on_ranks(rank: int, world: int, folder: str, names: list[str]) -> None:
+    """One of `world` processes: trains each strategy and writes its state to `folder`."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    td.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    for name in names:
+        loop = Loop(lambda name=name: make(name), tiny_stream(), net="bare").run()
+        torch.save(loop.strategy.state_dict(), f"{folder}/{name}-{rank}.pt")
+    td.destroy_process_group()

@@ -1,0 +1,154 @@
+"""Requests: order of learning, what a forget request withdraws, and every way to get one wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from clframe.core.experience import Experience, Samples, Stream
+from clframe.data.stream import splice
+from clframe.errors import ConfigError
+
+
+def samples(y: list[int], task: int, first: int) -> Samples:
+    n = len(y)
+    x = torch.arange(first, first + n, dtype=torch.float32)[:, None]
+    return Samples(x, torch.tensor(y), torch.full((n,), task), torch.arange(first, first + n))
+
+
+@pytest.fixture
+def stream() -> Stream:
+    """Three experiences of two classes, four training samples each; uids 0-3, 4-7, 8-11."""
+    exps = tuple(
+        Experience(
+            e, "learn", (e,), (2 * e, 2 * e + 1),
+            samples([2 * e, 2 * e + 1] * 2, e, 4 * e), samples([2 * e], e, 100 + e), origin=e,
+        )
+        for e in range(3)
+    )  # fmt: skip
+    return Stream("toy", exps, 6, "task", tuple(range(6)))
+
+
+def shape(stream: Stream) -> list[tuple[str, int, int]]:
+    return [(e.kind[0], e.index, e.origin) for e in stream]
+
+
+def test_no_requests_leave_the_stream_as_it_is(stream: Stream) -> None:
+    assert splice(stream, None) is stream
+
+
+def test_learn_requests_choose_and_order_experiences(stream: Stream) -> None:
+    spliced = splice(stream, "L2 L0")
+    assert shape(spliced) == [("l", 0, 2), ("l", 1, 0)]
+    assert spliced.experiences[0].train is stream.experiences[2].train
+    assert spliced.num_classes == 6 and spliced.class_order == stream.class_order
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        "L0 L1 F0 L2",
+        ["L0", "L1", "F0", "L2"],
+        [{"learn": 0}, {"learn": 1}, {"forget": {"tasks": [0]}}, {"learn": 2}],
+        [
+            {"learn": 0, "forget": None, "data": False},
+            {"learn": 1},
+            {"learn": None, "forget": {"tasks": 0, "classes": None}, "data": False},
+            {"learn": 2},
+        ],
+        [{"learn": 0}, {"learn": 1}, {"forget": {"classes": [1, 0]}}, {"learn": 2}],
+        [{"learn": 0}, {"learn": 1}, {"forget": {"uids": [3, 2, 1, 0]}}, {"learn": 2}],
+    ],
+)
+def test_a_whole_experience_is_forgotten_whichever_way_it_is_named(
+    stream: Stream, requests: Any
+) -> None:
+    spliced = splice(stream, requests)
+    assert shape(spliced) == [("l", 0, 0), ("l", 1, 1), ("f", 2, 0), ("l", 3, 2)]
+    forget = spliced.experiences[2]
+    assert forget.forgets == (0,) and forget.uids == (0, 1, 2, 3)
+    assert forget.tasks == (0,) and forget.classes == (0, 1)
+    assert not len(forget.train) and not len(forget.eval)
+    assert forget.train.x.shape == (0, 1)
+    assert spliced.learned == tuple(e for e in spliced if e.kind == "learn")
+    assert spliced.describe()["experiences"][2]["forgets"] == [0]
+
+
+def test_forgets_are_positions_in_the_stream(stream: Stream) -> None:
+    spliced = splice(stream, "L2 L0 F0 L1 F2 F1")
+    assert [e.forgets for e in spliced if e.kind == "forget"] == [(1,), (0,), (3,)]
+    assert [e.origin for e in spliced if e.kind == "forget"] == [0, 2, 1]
+
+
+def test_data_is_there_only_when_the_request_says_so(stream: Stream) -> None:
+    forget = splice(
+        stream, ["L0", "L1", {"forget": {"classes": [1, 2]}, "data": True}]
+    ).experiences[2]
+    assert forget.train.uid.tolist() == [1, 3, 4, 6] == list(forget.uids)
+    assert forget.train.x.flatten().tolist() == [1, 3, 4, 6]
+    assert forget.train.y.tolist() == [1, 1, 2, 2] and forget.tasks == (0, 1)
+    assert forget.forgets == ()
+
+
+def test_what_is_forgotten_bit_by_bit_is_forgotten_in_the_end(stream: Stream) -> None:
+    first, second, third = [
+        e
+        for e in splice(
+            stream,
+            [
+                "L0",
+                "L1",
+                {"forget": {"classes": [0]}},
+                {"forget": {"uids": [1]}},
+                {"forget": {"tasks": [0, 1]}, "data": True},
+            ],
+        )
+        if e.kind == "forget"
+    ]
+    assert (first.forgets, first.uids) == ((), (0, 2))
+    assert (second.forgets, second.uids) == ((), (1,))
+    assert (third.forgets, third.uids) == ((0, 1), (3, 4, 5, 6, 7))
+    assert third.train.uid.tolist() == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("requests", "says"),
+    [
+        ("", ["nothing to do", "L0 L1 F0"]),
+        ([], ["nothing to do"]),
+        ("L0 U0", ["requests[1]='U0'", "L or F"]),
+        ("L0 L", ["requests[1]='L'"]),
+        ("L3", ["experience 3", "has 0, 1, 2", "Did you mean 2?"]),
+        ("L0 L0", ["experience 0 was learned before", "Still to learn: 1, 2"]),
+        ("L0 L1 L2 L1", ["All have been learned"]),
+        ("F0", ["tasks 0 has not been learned by then", "Learn first"]),
+        ("L0 F1 L1", ["requests[1]", "tasks 1 has not been learned by then", "Did you mean 0?"]),
+        ("L0 L1 F0 F0", ["tasks 0 was forgotten before", "Did you mean 1?"]),
+        (["L0", {"forget": {"classes": [5]}}], ["classes 5 has not", "there: 0, 1", "mean 1?"]),
+        (["L0", {"forget": {"uids": [0, 9]}}], ["uids 9 has not", "0, 1, 2, 3"]),
+        ([7], ["requests[0]=7", "expected a request"]),
+        ([{"lern": 0}], ["requests[0].lern is not a key", "Did you mean 'learn'?"]),
+        ([{"learn": "0"}], ["requests[0].learn='0'", "a number from 0 on"]),
+        ([{"learn": -1}], ["requests[0].learn=-1", "a number from 0 on"]),
+        ([{"learn": True}], ["requests[0].learn=True"]),
+        ([{"learn": 0, "data": True}], ["expected learn, or forget with data"]),
+        ([{"learn": 0, "forget": {"tasks": [0]}}], ["expected learn, or forget with data"]),
+        ([{"data": True}], ["expected learn, or forget with data"]),
+        (["L0", {"forget": {"tasks": [0]}, "data": 1}], ["expected learn, or forget with data"]),
+        (["L0", {"forget": [0]}], ["requests[1].forget=[0]", "expected tasks, classes or uids"]),
+        (["L0", {"forget": {"task": [0]}}], ["forget.task is not a key", "Did you mean 'tasks'?"]),
+        (["L0", {"forget": {}}], ["expected one of tasks, classes, uids"]),
+        (["L0", {"forget": {"tasks": [0], "uids": [0]}}], ["expected one of tasks, classes, uids"]),
+        (["L0", {"forget": {"tasks": []}}], ["names nothing to forget"]),
+        (["L0", {"forget": {"tasks": [0.5]}}], ["forget.tasks=0.5"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_answered_with_what_would_work(
+    stream: Stream, requests: Any, says: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        splice(stream, requests)
+    assert all(part in str(error.value) for part in says), str(error.value)
+    assert "request" in str(error.value)
