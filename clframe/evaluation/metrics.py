@@ -1,0 +1,88 @@
+"""Every metric of a run as a pure function of its accuracy trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from clframe.evaluation.continual import continual
+from clframe.evaluation.gap import gap
+from clframe.evaluation.lifelong import lifelong
+from clframe.evaluation.standard import (
+    forgetting_ratio,
+    intransigence,
+    standard,
+    transfer_over_independent,
+)
+from clframe.evaluation.timeline import Rows, TraceError, read
+
+__all__ = ["TraceError", "lifelong", "summarize"]
+
+_WINDOWS, _BETAS = (10, 100), (10,)
+
+
+def summarize(
+    rows: Rows,
+    *,
+    joint_prefix: Sequence[float | None] | None = None,
+    joint_all: Sequence[float | None] | None = None,
+    independent: Sequence[float | None] | None = None,
+    windows: Iterable[int] = (3, 10, 100),
+    betas: Iterable[int] = (3, 10),
+) -> dict[str, Any]:
+    """All that the trace of one run says, ready for JSON: undefined values are None.
+
+    `rows` are (iteration, train_experience, eval_experience, accuracy) in any order, or an array
+    with these columns. Leave rows out where a model cannot be asked (experiences to come under a
+    growing or masked head): what needs them is then None. The references are accuracies on each
+    experience k: of joint training on 0..k, of joint training on all, of training on k alone; each
+    adds its own keys. Windows 10 and 100 and beta 10 are always among those returned.
+    """
+    line = read(rows)
+    matrix, initial, num = line.matrix(), line.initial(), line.num_experiences
+    result: dict[str, Any] = {
+        "n_experiences": num,
+        "boundaries": line.boundaries.tolist(),
+        "eval_iterations": line.iterations[line.starts[0] :].tolist(),
+        "R": matrix,
+        "init_acc": initial,
+        **continual(line, _sizes("windows", windows, _WINDOWS), _sizes("betas", betas, _BETAS)),
+        "gap": gap(line),
+        **standard(line),
+    }
+    if joint_prefix is not None:
+        cells = _reference("joint_prefix", joint_prefix, num)
+        result["intransigence"] = intransigence(matrix, cells)
+    if independent is not None:
+        cells = _reference("independent", independent, num)
+        result["fwt_vs_independent"] = transfer_over_independent(matrix, cells)
+    if joint_all is not None:
+        cells = _reference("joint_all", joint_all, num)
+        result["forgetting_ratio"] = forgetting_ratio(matrix, initial, cells)
+    return result
+
+
+def _sizes(name: str, asked: Iterable[int], always: Sequence[int]) -> list[int]:
+    """What was asked for and what is always given, ascending."""
+    sizes = list(asked)
+    for size in sizes:
+        if int(size) != size or size < 1:
+            raise TraceError(f"{name} are counts of evaluations, whole and >= 1; got {size!r}")
+    return sorted({int(size) for size in sizes} | set(always))
+
+
+def _reference(
+    name: str, values: Sequence[float | None], num_experiences: int
+) -> list[float | None]:
+    cells = [None if v is None else float(v) for v in values]
+    if len(cells) != num_experiences:
+        raise TraceError(
+            f"{name} has {len(cells)} accuracies for {num_experiences} experiences; "
+            "give one for each, None where there is none"
+        )
+    for k, cell in enumerate(cells):
+        if cell is not None and not 0 <= cell <= 1:
+            raise TraceError(
+                f"{name}[{k}] is {cell:g}; an accuracy is a number from 0 to 1 (100% is 1.0)"
+            )
+    return cells

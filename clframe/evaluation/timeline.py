@@ -1,0 +1,202 @@
+"""An accuracy trace as arrays, checked once, so that every metric can trust what it reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clframe.errors import ClframeError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Rows = Iterable[Sequence[float]] | npt.NDArray[np.float64]
+
+_COLUMNS = ("iteration", "train_experience", "eval_experience", "accuracy")
+
+
+class TraceError(ClframeError):
+    """A trace, or a reference beside it, that no metric can be computed from."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Evaluations in time order: K experiences, N evaluated iterations.
+
+    iterations, learning: [N], the update count and the experience being learnt then.
+    accuracy: [K, N], NaN where an experience was not evaluated.
+    starts, stops: [K], the positions in [0, N) that experience k was learnt at; t=0 is in none.
+    """
+
+    iterations: Ints
+    learning: Ints
+    accuracy: Floats
+    starts: Ints
+    stops: Ints
+
+    @property
+    def num_experiences(self) -> int:
+        return len(self.starts)
+
+    @property
+    def boundaries(self) -> Ints:
+        """[K]: the last evaluated iteration of each experience."""
+        return self.iterations[self.stops - 1]
+
+    def initial(self) -> list[float | None]:
+        """Accuracy of the untouched model on each experience."""
+        if self.starts[0] == 0:
+            return [None] * self.num_experiences
+        return [defined(value) for value in self.accuracy[:, 0].tolist()]
+
+    def matrix(self) -> list[list[float | None]]:
+        """R[k][i]: accuracy on i at the boundary of k."""
+        rows = self.accuracy[:, self.stops - 1].T.tolist()
+        return [[defined(value) for value in row] for row in rows]
+
+    def while_seen(self, i: int) -> Floats:
+        """Evaluations of i from its own experience on; of 0 also the one at t=0, if present."""
+        untouched = i == 0 and self.starts[0] == 1 and not math.isnan(self.accuracy[0, 0])
+        return self.accuracy[i, 0 if untouched else self.starts[i] :]
+
+    def while_learnt(self, i: int) -> Floats:
+        """Evaluations of i at the updates of its own experience."""
+        return self.accuracy[i, self.starts[i] : self.stops[i]]
+
+    def after(self, i: int) -> Floats:
+        """Evaluations of i once its own experience is over."""
+        return self.accuracy[i, self.stops[i] :]
+
+
+def defined(value: float) -> float | None:
+    """The value, or None where an array says NaN."""
+    return None if math.isnan(value) else value
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean, undefined as soon as one member is, or when there is none."""
+    members = list(values)
+    present = [m for m in members if m is not None]
+    return math.fsum(present) / len(present) if present and len(present) == len(members) else None
+
+
+def mean_present(values: Iterable[float | None]) -> float | None:
+    """The mean of the defined members, for the metrics that say "skip"."""
+    return mean(m for m in values if m is not None)
+
+
+def read(rows: Rows) -> Timeline:
+    """Check and arrange rows (iteration, train_experience, eval_experience, accuracy)."""
+    table = _table(rows)
+    _check_cells(table)
+    t, e, i = (column.astype(np.int64) for column in table.T[:3])
+    _check_untouched(t, e)
+    iterations, position = np.unique(t, return_inverse=True)
+    learning = np.empty_like(iterations)
+    learning[position] = e
+    _check_order(iterations, learning, position, e)
+    num_experiences = _count_experiences(t, e, i)
+
+    accuracy = np.full((num_experiences, len(iterations)), np.nan)
+    accuracy[i, position] = table[:, 3]
+    _check_repeats(accuracy, t, i)
+    first = int(iterations[0] == 0)
+    _check_seen(accuracy[:, first:], iterations[first:], learning[first:])
+    order = np.arange(num_experiences)
+    starts = first + np.searchsorted(learning[first:], order, side="left")
+    stops = first + np.searchsorted(learning[first:], order, side="right")
+    return Timeline(iterations, learning, accuracy, starts, stops)
+
+
+def _table(rows: Rows) -> Floats:
+    """The rows as a [n, 4] array."""
+    try:
+        whole = rows if hasattr(rows, "__array__") or isinstance(rows, (list, tuple)) else [*rows]
+        table = np.asarray(whole, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"a trace is rows of four numbers, {_COLUMNS}; got {error}") from error
+    if len(table) == 0:
+        raise TraceError("the trace is empty; expected one row for each evaluated experience")
+    if table.ndim != 2 or table.shape[1] != len(_COLUMNS):
+        raise TraceError(
+            f"a trace is rows of four numbers, {_COLUMNS}; got an array of shape {table.shape}"
+        )
+    return table
+
+
+def _check_cells(table: Floats) -> None:
+    counts = table[:, :3]
+    with np.errstate(invalid="ignore"):
+        bad_count = (counts != np.floor(counts)) | ~((counts >= 0) & (counts < 2**53))
+        bad_accuracy = ~((table[:, 3] >= 0) & (table[:, 3] <= 1))
+    for column, bad in enumerate((*bad_count.T, bad_accuracy)):
+        if bad.any():
+            row = ", ".join(f"{v:g}" for v in table[np.flatnonzero(bad)[0]])
+            rule = "a number from 0 to 1 (100% is 1.0)" if column == 3 else "a whole number >= 0"
+            raise TraceError(f"trace row ({row}): {_COLUMNS[column]} must be {rule}")
+
+
+def _check_untouched(t: Ints, e: Ints) -> None:
+    bad = np.flatnonzero((t == 0) & (e != 0))
+    if len(bad):
+        raise TraceError(
+            f"a row at iteration 0 has train_experience {e[bad[0]]}; "
+            "iteration 0 is the untouched model and its rows carry train_experience 0"
+        )
+
+
+def _check_order(iterations: Ints, learning: Ints, position: Ints, e: Ints) -> None:
+    clash = np.flatnonzero(learning[position] != e)
+    if len(clash):
+        p = position[clash[0]]
+        raise TraceError(
+            f"iteration {iterations[p]} is given to train_experience {e[clash[0]]} and to "
+            f"{learning[p]}; an iteration belongs to one experience"
+        )
+    back = np.flatnonzero(np.diff(learning) < 0)
+    if len(back):
+        b = back[0]
+        raise TraceError(
+            f"train_experience falls from {learning[b]} at iteration {iterations[b]} to "
+            f"{learning[b + 1]} at iteration {iterations[b + 1]}; experiences are learnt in order"
+        )
+
+
+def _count_experiences(t: Ints, e: Ints, i: Ints) -> int:
+    """K, given that each of 0..K-1 was learnt."""
+    learnt = np.unique(e[t >= 1])
+    highest = int(max(e.max(), i.max()))
+    if len(learnt) != highest + 1:
+        gaps = np.flatnonzero(learnt != np.arange(len(learnt)))
+        missing = int(gaps[0]) if len(gaps) else len(learnt)
+        raise TraceError(
+            f"experience {missing} was never learnt: no row at iteration >= 1 has train_experience "
+            f"{missing}, though the trace names experience {highest}"
+        )
+    return highest + 1
+
+
+def _check_repeats(accuracy: Floats, t: Ints, i: Ints) -> None:
+    if np.count_nonzero(~np.isnan(accuracy)) == len(t):
+        return
+    pairs, times = np.unique(np.stack((t, i)), axis=1, return_counts=True)
+    iteration, experience = pairs[:, np.argmax(times > 1)]
+    raise TraceError(
+        f"duplicate rows: iteration {iteration} evaluates experience {experience} more than once; "
+        "a trace has one row for each iteration and eval_experience"
+    )
+
+
+def _check_seen(accuracy: Floats, iterations: Ints, learning: Ints) -> None:
+    seen = np.arange(len(accuracy))[:, None] <= learning
+    missing = np.isnan(accuracy) & seen
+    if missing.any():
+        column = int(np.argmax(missing.any(axis=0)))
+        raise TraceError(
+            f"iteration {iterations[column]} has no accuracy of experience "
+            f"{np.argmax(missing[:, column])}, which is seen by then (train_experience "
+            f"{learning[column]}); every seen experience is evaluated at every iteration >= 1"
+        )
