@@ -208,5 +208,6 @@ class ReplayBuffer(nn.Module):
         extra = state_dict.get(f"{prefix}_extra_state")
         for name in extra["columns"] if extra else ():
             if name not in self._columns:
-                self._allocate(name, torch.empty_like(state_dict[f"{prefix}column_{name}"]))
+                saved = state_dict[f"{prefix}column_{name}"]
+                self._allocate(name, saved.new_empty((self.capacity, *saved.shape[1:])))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -13,10 +13,19 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from harness import CAPACITY, FILES, Loop, load, make, memories, tiny_stream, train_on_ranks
 
 from clframe.core.experience import Experience, Samples, Stream
 from clframe.core.strategy import Strategy, Wrapper
+from tests.contract.harness import (
+    CAPACITY,
+    FILES,
+    Loop,
+    load,
+    make,
+    memories,
+    tiny_stream,
+    train_on_ranks,
+)
 
 NAMES = list(FILES)
 NETS = ["plain", "norm", "growing"]

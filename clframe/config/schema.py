@@ -1,0 +1,239 @@
+"""What a run may be told: every key, its type, its default and what must hold between keys."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from clframe.errors import nearest
+
+NETS = ("mlp", "cnn", "slim_resnet18", "resnet18_cifar")
+Count = Annotated[int, Field(ge=0)]
+Some = Annotated[int, Field(ge=1)]
+Diagnostic = Literal["feature_drift", "gradient_norm", "decomposition"]
+
+
+class Part(BaseModel):
+    """Unknown keys and loose types are errors; a checked configuration never changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _refuse(key: str, value: Any, message: str) -> PydanticCustomError:
+    """A value that another one rules out; `message` ends in the way out."""
+    facts = {"key": key, "value": value, "message": message}
+    return PydanticCustomError("refused", "{message}", facts)
+
+
+def _net_name(value: Any) -> Any:
+    if isinstance(value, str) and value not in NETS and not re.fullmatch(r"timm:\S+", value):
+        known = ", ".join(NETS)
+        raise ValueError(f"expected one of {known}, or timm:NAME.{nearest(value, NETS)}")
+    return value
+
+
+def _subset(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not whole and value != "all":
+        raise ValueError("expected a whole number of samples per experience, at least 1, or all")
+    return value
+
+
+def _precision(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _requests(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | list):
+        raise ValueError('expected text such as "L0 L1 F0", or a list of requests')
+    if isinstance(value, str):
+        for word in value.split():
+            if not re.fullmatch(r"[LF]\d+", word):
+                raise ValueError(f"{word!r} is no request; write L0 to learn and F0 to forget")
+    if value is not None and not (value.split() if isinstance(value, str) else value):
+        raise ValueError("expected at least one request; leave the key out to learn everything")
+    return value
+
+
+class Forget(Part):
+    """What to forget: whole tasks, classes, or single samples by uid; exactly one of them."""
+
+    tasks: list[Count] | None = None
+    classes: list[Count] | None = None
+    uids: list[Count] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Forget:
+        given = [v for v in (self.tasks, self.classes, self.uids) if v is not None]
+        if len(given) != 1 or not given[0]:
+            raise ValueError("expected exactly one non-empty list: tasks, classes or uids")
+        return self
+
+
+class Request(Part):
+    """One entry of the stream's order: learn an experience, or forget something learned."""
+
+    learn: Count | None = None
+    forget: Forget | None = None
+    data: bool = False  # whether the strategy may read the data it is to forget
+
+    @model_validator(mode="after")
+    def _one(self) -> Request:
+        if (self.learn is None) == (self.forget is None):
+            raise ValueError("expected either learn or forget")
+        if self.learn is not None and self.data:
+            raise ValueError("data belongs to a forget request; remove it here")
+        return self
+
+
+class Net(Part):
+    """The network: `timm:NAME` takes any timm model."""
+
+    name: Annotated[str, BeforeValidator(_net_name)] = "mlp"
+    pretrained: bool = False
+    weights: str | None = None
+    head: Literal["linear", "cosine"] = "linear"
+    growing: bool = False
+    augment: bool = False
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _cross(self) -> Net:
+        if self.pretrained and not self.name.startswith("timm:"):
+            raise _refuse(
+                "net.pretrained",
+                True,
+                f"{self.name} has no weights to fetch; set net.name=timm:NAME, or pretrained=false",
+            )
+        if self.pretrained and self.weights:
+            raise _refuse(
+                "net.weights", self.weights, "net.pretrained excludes it; remove one of them"
+            )
+        return self
+
+
+class Optim(Part):
+    """The optimizer and its schedule; a strategy may bring its own."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    nesterov: bool = False
+    reset: Literal["experience", "never"] = "experience"
+    schedule: Literal["none", "cosine", "step", "linear"] = "none"
+    warmup: Count = 0
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _cross(self) -> Optim:
+        if self.nesterov and not self.momentum:
+            raise _refuse(
+                "optim.nesterov", True, "it needs momentum; set optim.momentum, such as 0.9"
+            )
+        if self.name == "adamw" and self.momentum:
+            raise _refuse(
+                "optim.momentum",
+                self.momentum,
+                "it belongs to sgd; remove it, or set optim.name=sgd",
+            )
+        if (self.schedule == "step") != bool(self.milestones):
+            raise _refuse(
+                "optim.milestones",
+                self.milestones,
+                "they go with optim.schedule=step; give both or neither",
+            )
+        if sorted(set(self.milestones)) != self.milestones:
+            raise _refuse("optim.milestones", self.milestones, "they must rise; sort them")
+        return self
+
+
+class Eval(Part):
+    """Which samples are evaluated, and after which updates."""
+
+    subset: Annotated[int | str, BeforeValidator(_subset)] = 250
+    rho: Count = 1
+    dense: Count = 0
+    split: Literal["test", "val"] = "test"
+    diagnostics: list[Diagnostic] = []
+    chunk: Some | None = None
+
+
+class Data(Part):
+    """Where data sets lie; None searches the usual places."""
+
+    root: str | None = None
+
+
+class Track(Part):
+    """Where results are shown besides the files of the run."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: Annotated[str, Field(min_length=1)] = "clframe"
+
+
+class RunConfig(Part):
+    """Everything one run is told. `strategy` may be a chain, as in refresh+replay."""
+
+    strategy: str
+    scenario: str
+    seed: Count = 0
+    epochs: Some = 1
+    batch_size: Some = 32
+    devices: Some = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Annotated[Literal["32", "bf16", "16", "64"], BeforeValidator(_precision)] = "32"
+    clip: Annotated[float, Field(gt=0)] | None = None
+    threads: Some = 1
+    deterministic: bool = True
+    checkpoint: Count = 200
+    tune: bool = False
+    options: dict[str, dict[str, Any]] = {}
+    requests: Annotated[str | list[Request] | None, BeforeValidator(_requests)] = None
+    net: Net = Net()
+    optim: Optim = Optim()
+    eval: Eval = Eval()
+    data: Data = Data()
+    track: Track = Track()
+
+    @model_validator(mode="after")
+    def _cross(self) -> RunConfig:
+        if self.tune and self.eval.split == "test":
+            raise _refuse(
+                "eval.split",
+                "test",
+                "tune=true chooses hyper-parameters and must not look at the test set; "
+                "set eval.split=val",
+            )
+        if self.precision == "16" and self.accelerator == "cpu":
+            raise _refuse("precision", "16", "it needs a GPU; set precision=bf16 or precision=32")
+        if self.batch_size < self.devices:
+            raise _refuse(
+                "batch_size", self.batch_size, "all devices share it; raise it to at least devices"
+            )
+        return self
+
+    def request_list(self) -> list[Request] | None:
+        """`requests` in its long form, whichever way it was written: F0 forgets task 0."""
+        if not isinstance(self.requests, str):
+            return self.requests
+        return [
+            Request(learn=int(w[1:])) if w[0] == "L" else Request(forget=Forget(tasks=[int(w[1:])]))
+            for w in self.requests.split()
+        ]
+
+
+def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every key in dotted form, parents included: `optim`, `optim.name`, ..."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        found.append(prefix + name)
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found += keys(kind, f"{prefix}{name}.")
+    return found

@@ -1,0 +1,202 @@
+"""Whether a plug-in keeps its promises: it trains, repeats itself bit for bit, resumes, forgets."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clframe.config.load import load_run
+from clframe.config.schema import RunConfig
+from clframe.errors import PluginError, nearest
+from clframe.grid.launch import Launch, environment, launcher
+from clframe.grid.preflight import preflight
+from clframe.grid.runner import write_config
+from clframe.grid.supervise import CellOutcome, Follower, begin, supervise
+from clframe.registry import Kind, plugin_names
+from clframe.tracking.store import RunStore
+
+SMALL = ["epochs=2", "batch_size=8", "eval.subset=20", "checkpoint=7", "track.enabled=false"]
+PER_CLASS = 40
+ORDER: dict[Kind, str] = {"strategy": "L0 L1 F0 L2", "scenario": "L0 F0"}
+LONGER = 3  # times the epochs are doubled for a run that ends before it can be killed
+
+
+class Finding(NamedTuple):
+    """One promise, whether it was kept, and the evidence."""
+
+    kept: bool
+    promise: str
+    said: str
+
+
+def check(name: str, words: Sequence[str] = (), launch: Launch | None = None) -> int:
+    """Try a plug-in on a small stream and print a line per promise; 0 if all were kept, else 1.
+
+    `words` are `key=value`, for options that have no default or another scenario.
+    """
+    kind = kind_of(name)
+    cfg = load_run([*_defaults(kind, name), *SMALL, *words])
+    folder = Path(tempfile.mkdtemp(prefix="clframe-check-"))
+    kept = True
+    for finding in _findings(kind, cfg, folder, launch):
+        kept &= finding.kept
+        print(f"{_mark(finding.kept)} {finding.promise:17} {finding.said}", flush=True)
+    if kept:
+        shutil.rmtree(folder)
+    else:
+        print(f"the runs are in {folder}")
+    return int(not kept)
+
+
+def kind_of(name: str) -> Kind:
+    """Whether `name` is a strategy (or a chain of them) or a scenario."""
+    last = name.rpartition("+")[2]
+    strategies, scenarios = plugin_names("strategy"), plugin_names("scenario")
+    if last in scenarios and last not in strategies:
+        return "scenario"
+    if last in strategies or ":" in name:
+        return "strategy"
+    known = [*strategies, *scenarios]
+    raise PluginError(
+        f"no strategy or scenario named {name!r}.{nearest(name, known)}\n"
+        f"Known: {', '.join(known)}.\nBegin one with: clframe new strategy {name}"
+    )
+
+
+def _defaults(kind: Kind, name: str) -> list[str]:
+    from clframe.config.resolve import choices
+    from clframe.registry import find
+
+    if kind == "strategy":
+        last = name.rpartition("+")[2]
+        alone = last in plugin_names(kind) and _is_wrapper(last)
+        chain = f"{name}+fine_tune" if alone else name
+        limit = f"options.split_digits.train_limit={PER_CLASS}"
+        return [f"strategy={chain}", "scenario=split_digits", limit]
+    (choice,) = choices(kind, name, {})
+    takes = {o.name for o in find(kind, choice.plugin.name).options}
+    fewer = [f"options.{name}.train_limit={PER_CLASS}"] if "train_limit" in takes else []
+    return ["strategy=fine_tune", f"scenario={name}", *fewer]
+
+
+def _is_wrapper(name: str) -> bool:
+    from clframe.config.resolve import read_preset
+    from clframe.registry import find, preset_files
+
+    path = preset_files("strategy").get(name)
+    return find("strategy", read_preset("strategy", path)[0] if path else name).is_wrapper
+
+
+def _findings(kind: Kind, cfg: RunConfig, folder: Path, launch: Launch | None) -> Iterator[Finding]:
+    if launch is None:
+        preflight([cfg])
+    first = _train(cfg, folder / "first", launch)
+    yield _finding("trains", first, _numbers(first))
+    if first.status != "done":
+        return
+    second = _train(cfg, folder / "second", launch)
+    same = _difference(folder / "first", folder / "second") if second.status == "done" else None
+    yield _finding(
+        "is deterministic", second, "two runs: " + (same or "equal traces and weights"), same
+    )
+    yield _resumes(cfg, folder, launch)
+    order = cfg.model_copy(update={"requests": ORDER[kind]})
+    forgets = _train(order, folder / "forgets", launch)
+    yield _finding("forgets", forgets, f"requests: {ORDER[kind]}")
+
+
+def _finding(
+    promise: str, outcome: CellOutcome, said: str, difference: str | None = None
+) -> Finding:
+    if outcome.status != "done":
+        return Finding(False, promise, (outcome.error or outcome.status).splitlines()[0])
+    return Finding(difference is None, promise, said)
+
+
+def _train(cfg: RunConfig, folder: Path, launch: Launch | None) -> CellOutcome:
+    write_config(cfg, folder)
+    return supervise(folder, None, launch=launch)
+
+
+def _numbers(outcome: CellOutcome) -> str:
+    record = RunStore(outcome.log_path.parent).read_record()
+    final = record.metrics.get("acc_final")
+    return f"{record.iteration} updates" + (f", final accuracy {final:.3f}" if final else "")
+
+
+def _resumes(cfg: RunConfig, folder: Path, launch: Launch | None) -> Finding:
+    """Kill a run in its middle, run it again, and compare with one that was left alone."""
+    promise, whole = "resumes", folder / "first"
+    for attempt in range(LONGER):
+        at = folder / f"killed-{attempt}"
+        write_config(cfg, at)
+        killed = _kill_midway(cfg, at, launch)
+        if killed is not None:
+            break
+        cfg = cfg.model_copy(update={"epochs": cfg.epochs * 2})
+        whole = folder / f"whole-{attempt}"
+        _train(cfg, whole, launch)
+    else:
+        return Finding(False, promise, "the run ends before it can be killed; give more epochs")
+    outcome = supervise(at, None, launch=launch)
+    difference = _difference(whole, at) if outcome.status == "done" else None
+    said = f"killed at update {killed}: {difference or 'equal traces and weights'}"
+    return _finding(promise, outcome, said, difference)
+
+
+def _kill_midway(cfg: RunConfig, folder: Path, launch: Launch | None) -> int | None:
+    """Start the run and kill it when half is done; the update it had reached, None if it ended."""
+    store, follow = RunStore(folder), Follower(folder)
+    begin(store)
+    start = launch or launcher(cfg.devices)
+    handle = start(folder, environment(cfg.threads), store.log_path)
+    while handle.poll() is None:
+        step = follow()
+        if 0 < step.total <= 2 * step.iteration and step.iteration < step.total:
+            handle.kill()
+        time.sleep(0.002)
+    if store.read_record().status != "running":
+        return None
+    return follow().iteration
+
+
+def _difference(one: Path, other: Path) -> str | None:
+    """What tells two finished runs apart, in their traces or their weights; None if nothing."""
+    from clframe import load_run as load_strategy
+
+    for name in ("trace.parquet", "boundary.parquet"):
+        if (one / name).read_bytes() != (other / name).read_bytes():
+            return f"{name} differs"
+    states = [load_strategy(folder).state_dict() for folder in (one, other)]
+    for key in states[0].keys() | states[1].keys():
+        if not _equal(states[0].get(key), states[1].get(key)):
+            return f"the state {key!r} differs"
+    return None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Equality through and through, of state dicts whose leaves are tensors or plain values."""
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.dtype == other.dtype and one.shape == other.shape
+        return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)
+
+
+def _mark(kept: bool) -> str:
+    mark = "✓" if kept else "✗"
+    try:
+        mark.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "ok  " if kept else "FAIL"
+    return mark

@@ -1,0 +1,187 @@
+"""Where cells run: one after the other from here, or many at once as Ray tasks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from clframe.errors import ConfigError
+from clframe.grid.launch import Launch
+from clframe.grid.supervise import (
+    CellOutcome,
+    Follower,
+    OnProgress,
+    quiet,
+    supervise,
+)
+from clframe.tracking.store import RunStore
+
+if TYPE_CHECKING:
+    from clframe.tracking.mlflow import Target
+
+Targets = Mapping[Path, "Target | None"]
+
+
+class Resources(NamedTuple):
+    """What one cell occupies."""
+
+    cpus: int
+    devices: int = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+    def gpus(self, there: float, workers: int) -> float:
+        """How many of the GPUs `there` to ask for; the workers share those that are too few."""
+        if self.accelerator == "cpu" or (self.accelerator == "auto" and not there):
+            return 0.0
+        return 1.0 if not there else self.devices * min(1.0, there / workers)
+
+
+class CellCrash(RuntimeError):
+    """A cell was killed; carries its outcome."""
+
+    def __init__(self, outcome: CellOutcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+class Engine(Protocol):
+    """Runs cells and yields each outcome as it comes; no outcome ends the others."""
+
+    def run(
+        self, cells: Sequence[Path], resources: Mapping[Path, Resources]
+    ) -> Iterator[CellOutcome]: ...
+
+
+class InlineEngine:
+    """One cell at a time, supervised by this process."""
+
+    def __init__(
+        self, targets: Targets, on_progress: OnProgress = quiet, launch: Launch | None = None
+    ) -> None:
+        self.targets, self.on_progress, self.launch = targets, on_progress, launch
+
+    def run(
+        self, cells: Sequence[Path], resources: Mapping[Path, Resources]
+    ) -> Iterator[CellOutcome]:
+        for folder in cells:
+            yield supervise(folder, self.targets.get(folder), self.on_progress, launch=self.launch)
+
+
+class RayEngine:
+    """Up to `workers` cells at once; Ray finds each its processors and repeats what crashed."""
+
+    def __init__(
+        self,
+        workers: int,
+        targets: Targets,
+        on_progress: OnProgress = quiet,
+        launch: Launch | None = None,
+    ) -> None:
+        self.workers, self.targets = workers, targets
+        self.on_progress, self.launch = on_progress, launch
+
+    def run(
+        self, cells: Sequence[Path], resources: Mapping[Path, Resources]
+    ) -> Iterator[CellOutcome]:
+        with _ray(self.workers) as ray:
+            shares = _shares(ray.cluster_resources(), resources, self.workers)
+            task = ray.remote(_task)
+            waiting, running = list(cells), dict[Any, Follower]()
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self.workers:
+                        folder = waiting.pop(0)
+                        placed = task.options(
+                            name=folder.name,
+                            max_retries=2,
+                            retry_exceptions=[CellCrash],
+                            **shares[folder],
+                        )
+                        ref = placed.remote(folder, self.targets.get(folder), self.launch)
+                        running[ref] = Follower(folder)
+                    done, _ = ray.wait(list(running), num_returns=1, timeout=0.25)
+                    for ref in done:
+                        yield _collect(ray, ref, running.pop(ref).store)
+                    for follow in running.values():
+                        self.on_progress(follow())
+            finally:
+                _cancel(ray, running)
+
+
+def _task(folder: Path, target: Target | None, launch: Launch | None) -> CellOutcome:
+    """What a Ray worker does: supervise one cell, and call a kill a crash so that Ray retries."""
+    outcome = supervise(folder, target, launch=launch, retries=0)
+    if outcome.rc is not None and outcome.rc < 0:
+        raise CellCrash(outcome)
+    return outcome
+
+
+def _collect(ray: Any, ref: Any, store: RunStore) -> CellOutcome:
+    """The outcome of an ended task, whichever way it ended."""
+    try:
+        outcome: CellOutcome = ray.get(ref)
+        return outcome
+    except CellCrash as crash:
+        return crash.outcome
+    except ray.exceptions.RayError as error:
+        said = str(error).strip().splitlines()[-1]
+        record = store.update_record(status="failed", error=f"its worker was lost: {said}")
+        return CellOutcome(
+            store.folder.name, "failed", None, store.log_path, record.attempts, record.error
+        )
+
+
+def _cancel(ray: Any, running: Mapping[Any, Follower]) -> None:
+    """Let the supervisors of running cells stop them and say so."""
+    for ref in running:
+        ray.cancel(ref)
+    deadline = time.monotonic() + 10.0
+    left = list(running)
+    while left and time.monotonic() < deadline:
+        _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
+
+
+def _shares(
+    has: Mapping[str, float], resources: Mapping[Path, Resources], workers: int
+) -> dict[Path, dict[str, float]]:
+    """What to ask Ray for, cell by cell; what it can never give is an error, not a long wait."""
+    has_cpus, has_gpus = has.get("CPU", 0.0), has.get("GPU", 0.0)
+    shares = {}
+    for folder, need in resources.items():
+        gpus = need.gpus(has_gpus, workers)
+        if need.cpus > has_cpus or gpus > has_gpus:
+            raise ConfigError(
+                f"{folder.name} needs {need.cpus} CPUs and {gpus:g} GPUs at once, and there are "
+                f"{has_cpus:g} and {has_gpus:g}.\nLower threads or devices, or use --workers 1."
+            )
+        shares[folder] = {"num_cpus": float(need.cpus), "num_gpus": gpus}
+    return shares
+
+
+@contextmanager
+def _ray(workers: int) -> Iterator[Any]:
+    """Ray on this machine, without its dashboard, its reports home and its chatter."""
+    for name, value in (
+        ("RAY_USAGE_STATS_ENABLED", "0"),
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
+        ("RAY_DEDUP_LOGS", "0"),
+    ):
+        os.environ.setdefault(name, value)
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, workers),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

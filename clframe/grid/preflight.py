@@ -1,0 +1,92 @@
+"""Every distinct cell built once, untrained, before any starts: what cannot work is told first."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from clframe.config.identity import resolved
+from clframe.config.resolve import resolve_options
+from clframe.config.schema import RunConfig
+from clframe.errors import ClframeError, ConfigError
+from clframe.grid.cell import enter
+from clframe.grid.launch import context, environment, start_server
+
+SILENT = {"seed", "track", "checkpoint", "deterministic"}
+
+
+def preflight(cells: Sequence[RunConfig]) -> None:
+    """Raise one error that says all that is wrong with the plug-ins and data of `cells`.
+
+    Their plug-ins are imported, their scenarios built and their strategies constructed, in a
+    process of its own: this one stays small and without torch.
+    """
+    distinct = {_key(c): c for c in cells}
+    ordered = sorted(distinct.values(), key=_stream_key)
+    env = environment(max(c.threads for c in ordered))
+    if not start_server(env):
+        problems = examine(ordered)
+    else:
+        ours, theirs = context().Pipe(duplex=False)
+        arguments = (theirs, [c.model_dump() for c in ordered], Path.cwd(), env)
+        process = context().Process(target=_examine_apart, args=arguments)
+        process.start()
+        theirs.close()
+        try:
+            problems = ours.recv()
+        except EOFError:
+            problems = [f"the check before the start died with exit code {process.exitcode}"]
+        finally:
+            process.kill()
+            process.join()
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def examine(cells: Sequence[RunConfig]) -> list[str]:
+    """Build each of `cells`, which are sorted by stream; returns what went wrong."""
+    from clframe.engine.build import make_strategy, make_stream, resolve_device, stream_info
+
+    problems: list[str] = []
+    stream, built = None, None
+    for cfg in cells:
+        part = cfg.scenario
+        try:
+            resolve_device(cfg)
+            if built != _stream_key(cfg):
+                built, stream = _stream_key(cfg), None
+                stream = make_stream(cfg)
+            if stream is not None:
+                part = cfg.strategy
+                make_strategy(cfg, stream_info(stream), stream.mean, stream.std)
+        except ClframeError as e:
+            problems.append(str(e) if part in str(e) else f"{part}: {e}")
+        except Exception as e:  # plug-ins are other people's code
+            problems.append(f"{part}: {_blame(e)}")
+    return list(dict.fromkeys(problems))
+
+
+def _examine_apart(answer: Connection, cells: list[dict[str, Any]], here: Path, env: Any) -> None:
+    enter(here, env, Path("/dev/null"))
+    answer.send(examine([RunConfig.model_validate(c) for c in cells]))
+
+
+def _blame(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+
+
+def _key(cfg: RunConfig) -> str:
+    return json.dumps(resolved(cfg).model_dump(exclude=SILENT), sort_keys=True, default=str)
+
+
+def _stream_key(cfg: RunConfig) -> str:
+    """What a stream depends on, the seed aside."""
+    facts = resolved(cfg).model_dump(include={"scenario", "epochs", "requests", "data"})
+    facts["arguments"] = [c.options for c in resolve_options(cfg, "scenario")]
+    facts["split"] = cfg.eval.split
+    return json.dumps(facts, sort_keys=True, default=str)

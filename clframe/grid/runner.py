@@ -1,0 +1,223 @@
+"""A grid from its file to its last cell: show, check, run what is missing, fill in references."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from clframe.config.grid import GridSpec
+from clframe.config.identity import run_id, to_yaml
+from clframe.config.schema import RunConfig
+from clframe.errors import ConfigError
+from clframe.grid import references
+from clframe.grid.display import Display, Intent, Planned, failures, say, table, total
+from clframe.grid.engines import Engine, InlineEngine, RayEngine, Resources
+from clframe.grid.launch import Launch, environment, start_server
+from clframe.grid.preflight import preflight
+from clframe.grid.supervise import CellOutcome, deliver, held, owed
+from clframe.tracking.files import replace_file
+from clframe.tracking.store import RunStore
+
+if TYPE_CHECKING:
+    from clframe.tracking.mlflow import Target
+
+SOLO = "solo"  # the folder of runs that belong to no grid
+INTERRUPTED = 130
+INTENT: dict[str, Intent] = {
+    "done": "done",
+    "missing": "to run",
+    "interrupted": "resume",
+    "failed": "retry",
+}
+
+
+def run_grid(
+    spec: GridSpec,
+    runs: Path,
+    workers: int = 1,
+    console: Console | None = None,
+    *,
+    dry_run: bool = False,
+    launch: Launch | None = None,
+) -> int:
+    """Run what is missing of a grid; returns 0 when every cell is done, else 1.
+
+    The last line on the console is the grid's folder. `launch` replaces how cells are started, and
+    leaves out the check that builds them beforehand.
+    """
+    console = console or Console()
+    folder = runs / spec.name
+    cells = plan(spec.cells(), folder)
+    for line in [*table(cells, spec.axes), *(f"note: {n}" for n in spec.notices), total(cells)]:
+        say(console, line)
+    if dry_run:
+        say(console, str(folder))
+        return 0
+    todo = [c for c in cells if c.intent not in ("done", "running")]
+    if todo and launch is None:
+        _check(todo)
+    targets = _targets(cells, runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "grid.yaml", spec.to_yaml())
+    outcomes, code = _run(todo, targets, workers, console, spec.name, launch)
+    changed = set(references.update(folder))
+    _deliver([c.folder for c in cells if c.folder in changed or owed(c.folder)], targets, console)
+    left = plan([c.cfg for c in cells], folder)
+    for line in [*failures(outcomes), total(left)]:
+        say(console, line)
+    if code == INTERRUPTED:
+        say(console, "interrupted; the same command goes on from here")
+    say(console, str(folder))
+    return code or int(any(c.intent != "done" for c in left))
+
+
+def run_one(
+    cfg: RunConfig, runs: Path, console: Console | None = None, *, launch: Launch | None = None
+) -> int:
+    """Run, or resume, a single run; returns 0 done, 1 failed, 2 when its input turned out bad.
+
+    The last line on the console is the run's folder.
+    """
+    console = console or Console()
+    (cell,) = plan([cfg], runs / SOLO)
+    fresh = not cell.folder.exists()
+    if cell.intent not in ("done", "running"):
+        if launch is None:
+            _check([cell])
+        targets = _targets([cell], runs)
+        outcomes, code = _run([cell], targets, 1, console, SOLO, launch)
+        if code != INTERRUPTED and outcomes[0].rc == 2:
+            if fresh:
+                shutil.rmtree(cell.folder)
+            raise ConfigError(outcomes[0].error or "bad input")
+        for line in failures(outcomes):
+            say(console, line)
+    else:
+        code = 0
+        say(console, f"{run_id(cfg)} is {cell.intent}" + " already" * (cell.intent == "done"))
+    (left,) = plan([cfg], runs / SOLO)
+    if left.intent == "done":
+        say(console, _result(left.folder))
+    say(console, str(left.folder))
+    return code or int(left.intent != "done")
+
+
+def plan(cells: Sequence[RunConfig], folder: Path) -> list[Planned]:
+    """What is to be done about each cell, judged from the folders alone."""
+    planned = []
+    for cfg in cells:
+        at = folder / run_id(cfg)
+        state = RunStore(at).state() if at.exists() else "missing"
+        if state == "running":
+            intent: Intent = "running" if held(at) else "resume"
+        else:
+            intent = INTENT[state]
+        planned.append(Planned(cfg, at, intent))
+    return planned
+
+
+def write_config(cfg: RunConfig, folder: Path) -> None:
+    """Put the resolved configuration where the cell reads it; makes the folder."""
+    RunStore(folder).write_config(yaml.safe_load(to_yaml(cfg)))
+
+
+def _check(todo: Sequence[Planned]) -> None:
+    """Build every cell before any starts; meanwhile this process imports MLflow."""
+    start_server(environment(max(c.cfg.threads for c in todo)))
+    if any(c.cfg.track.enabled for c in todo):
+        threading.Thread(target=_import_mlflow, daemon=True).start()
+    preflight([c.cfg for c in todo])
+
+
+def _import_mlflow() -> None:
+    from clframe.tracking.mlflow.target import faults
+
+    faults()
+
+
+def _targets(cells: Sequence[Planned], runs: Path) -> dict[Path, Target | None]:
+    """The MLflow store of each cell, made and migrated here, before any worker looks at it."""
+    made: dict[tuple[str | None, str], Any] = {}
+    targets: dict[Path, Target | None] = {}
+    for cell in cells:
+        track = cell.cfg.track
+        if track.enabled and (track.uri, track.experiment) not in made:
+            from clframe.tracking.mlflow import prepare
+
+            made[track.uri, track.experiment] = prepare(runs, track.uri, track.experiment)
+        targets[cell.folder] = made[track.uri, track.experiment] if track.enabled else None
+    return targets
+
+
+def _run(
+    todo: Sequence[Planned],
+    targets: dict[Path, Target | None],
+    workers: int,
+    console: Console,
+    label: str,
+    launch: Launch | None,
+) -> tuple[list[CellOutcome], int]:
+    """Run the cells; returns how they ended, and INTERRUPTED or 0."""
+    outcomes: list[CellOutcome] = []
+    resources = {}
+    for cell in todo:
+        write_config(cell.cfg, cell.folder)
+        cfg = cell.cfg
+        resources[cell.folder] = Resources(cfg.threads * cfg.devices, cfg.devices, cfg.accelerator)
+    if not todo:
+        return outcomes, 0
+    with Display(console, len(todo), label) as display:
+        engine: Engine = (
+            InlineEngine(targets, display.step, launch)
+            if workers == 1
+            else RayEngine(workers, targets, display.step, launch)
+        )
+        try:
+            with _terminable():
+                for outcome in engine.run([c.folder for c in todo], resources):
+                    outcomes.append(outcome)
+                    display.end(outcome)
+        except KeyboardInterrupt:
+            return outcomes, INTERRUPTED
+    return outcomes, 0
+
+
+def _deliver(folders: Sequence[Path], targets: dict[Path, Target | None], console: Console) -> None:
+    """Send MLflow what changed after a run ended, and what it could not take before."""
+    late = [f.name for f in folders if not deliver(f, targets[f])]
+    if late:
+        say(console, f"MLflow did not take {len(late)} runs yet; the same command tries again")
+
+
+def _result(folder: Path) -> str:
+    """The numbers one looks at first."""
+    record = RunStore(folder).read_record()
+    names = {"acc": "acc_final", "min-acc": "min_acc_final", "forgetting": "forg_final"}
+    values = {shown: record.metrics.get(key) for shown, key in names.items()}
+    shown = [f"{name} {value:.3f}" for name, value in values.items() if value is not None]
+    return "  ".join(["done", *shown, f"({record.seconds.get('total', 0.0):.1f} s)"])
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Treat a polite kill of this process as Ctrl-C, so that no cell is left alone."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

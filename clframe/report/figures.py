@@ -1,0 +1,162 @@
+"""The interactive figures: the same views as the still ones, to zoom into and read off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import plotly.graph_objects as go
+
+from clframe.report.captions import BAR_TITLES
+from clframe.report.scene import Heat, Scene, bar_range, overlay_bins, panel_bins, zoom_columns
+from clframe.report.strokes import (
+    at_place,
+    axis_names,
+    draw_bar,
+    draw_bounds,
+    draw_line,
+    finish,
+    grid,
+    mark_switches,
+    vertical,
+)
+from clframe.report.style import INK, Look, sequence
+
+
+def experiences(scene: Scene) -> go.Figure:
+    """A panel per method, a line per experience; the legend hides an experience everywhere."""
+    columns = 1 if len(scene.methods) <= 3 else 2
+    rows = -(-len(scene.methods) // columns)
+    figure = grid(rows, columns, _colored(scene), shared_xaxes="all", shared_yaxes="all")
+    known = sorted({i for curves in scene.experiences.values() for i in curves})
+    colors = dict(zip(known, sequence(len(known)), strict=True))
+    bins, legend = panel_bins(scene), set[int]()
+    for place, method in enumerate(scene.methods):
+        at = at_place(place, columns)
+        for i, curve in scene.experiences[method].items():
+            look = Look(colors[i], "solid", "o")
+            draw_line(figure, at, curve, bins, f"experience {i}", look, show=i not in legend)
+            legend.add(i)
+    mark_switches(figure, [at_place(p, columns) for p in range(len(scene.methods))], scene)
+    figure.update_xaxes(title_text="iteration [updates]", row=rows, showticklabels=True)
+    figure.update_xaxes(range=[0, scene.axis.edges[-1]], showgrid=False)
+    figure.update_yaxes(title_text="accuracy [%]", col=1)
+    figure.update_yaxes(range=[-2, 104])
+    return finish(figure, rows)
+
+
+def overlay(scene: Scene) -> go.Figure:
+    """All methods on experience 0 and on what came before, then a close-up of every switch."""
+    zooms, columns = len(scene.zooms), zoom_columns(len(scene.zooms))
+    rows = 2 + -(-zooms // columns)
+    wide = [{"colspan": columns}, *[None] * (columns - 1)]
+    titles = [
+        f"Experience {scene.axis.positions[0]}",
+        "Mean of all experiences before the current one",
+        *(f"Switch to {z.learned}: mean of all before" for z in scene.zooms),
+    ]
+    specs = [wide, wide, *[[{}] * columns for _ in range(rows - 2)]]
+    figure = grid(rows, columns, dict.fromkeys(titles, INK), specs=specs)
+    bins = overlay_bins(scene)
+    for method, look in ((m, scene.looks[m]) for m in scene.methods):
+        draw_line(figure, (1, 1), scene.first[method], bins, method, look, show=True)
+        for curve in scene.previous[method]:
+            draw_line(figure, (2, 1), curve, bins, method, look, show=False)
+    for row in (1, 2):
+        draw_bounds(figure, row, scene)
+        figure.update_xaxes(
+            title_text="iteration [updates]", range=[0, scene.axis.edges[-1]], row=row, col=1
+        )
+        figure.update_yaxes(title_text="accuracy [%]", range=[-2, 104], row=row, col=1)
+    mark_switches(figure, [(1, 1), (2, 1)], scene)
+    marks = list(figure.layout.shapes)
+    for place, zoom in enumerate(scene.zooms):
+        at = at_place(place, columns, above=2)
+        for method, curve in zoom.curves.items():
+            draw_line(figure, at, curve, bins, method, scene.looks[method], show=False)
+        marks.append(vertical(*axis_names(figure, at), zoom.at, INK))
+        figure.update_xaxes(range=[zoom.first, zoom.last], row=at[0], col=at[1])
+        figure.update_yaxes(range=[-2, 104], row=at[0], col=at[1])
+    figure.update_xaxes(title_text="iteration [updates]", row=rows)
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(title_text="accuracy [%]", col=1)
+    figure.update_layout(shapes=marks)
+    return finish(figure, rows)
+
+
+def matrices(scene: Scene) -> go.Figure:
+    """R of every method: accuracy after learning the row's experience, on the column's."""
+    size = max(h.table.shape[0] for h in scene.heats.values())
+    columns = min(len(scene.heats), 4 if size <= 6 else 3 if size <= 10 else 2)
+    rows = -(-len(scene.heats) // columns)
+    panel = max(260, min(470, 32 * size + 70))
+    figure = grid(rows, columns, _colored(scene, scene.heats), panel=panel)
+    for place, (_, heat) in enumerate(scene.heats.items()):
+        figure.add_heatmap(
+            z=heat.table * 100,
+            x=[str(i) for i in heat.columns],
+            y=[str(k) for k in heat.rows],
+            text=_numbers(heat),
+            texttemplate="%{text}",
+            textfont={"size": 12 if size <= 6 else 10 if size <= 10 else 8},
+            coloraxis="coloraxis",
+            hovertemplate="after %{y}, on %{x}: %{z:.2f} %<extra></extra>",
+            row=at_place(place, columns)[0],
+            col=at_place(place, columns)[1],
+        )
+    figure.update_xaxes(title_text="tested on experience", type="category", showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    figure.update_yaxes(title_text="after learning experience", col=1)
+    bar = {
+        "title": {"text": "accuracy [%]"},
+        "thickness": 14,
+        "len": min(1.0, 320 / (panel * rows)),
+    }
+    figure.update_layout(
+        coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": 100, "colorbar": bar}
+    )
+    return finish(figure, rows, panel=panel, legend=False)
+
+
+def gap_bars(scene: Scene) -> go.Figure:
+    """How deep each method falls and whether it comes back: mean, interval, seeds."""
+    columns = len(scene.bars)
+    panel = 90 + 36 * len(scene.methods)
+    titles = [BAR_TITLES[column.key] for column, _ in scene.bars]
+    figure = grid(
+        1, columns, dict.fromkeys(titles, INK), panel=panel, shared_yaxes=True, horizontal=0.025
+    )
+    for place, (column, bars) in enumerate(scene.bars, start=1):
+        for bar in bars:
+            draw_bar(figure, place, bar, scene.looks[bar.method])
+        figure.update_xaxes(
+            title_text=f"[{column.unit}]", range=bar_range(column, bars), row=1, col=place
+        )
+    order = list(reversed(scene.methods))
+    figure.update_yaxes(categoryorder="array", categoryarray=order, showgrid=False)
+    figure.update_layout(barmode="overlay", bargap=0.35)
+    return finish(figure, 1, panel=panel, legend=False)
+
+
+VIEWS = {
+    "experiences": experiences,
+    "overlay": overlay,
+    "matrix": matrices,
+    "gap": gap_bars,
+}
+
+
+def _colored(scene: Scene, methods: Iterable[str] | None = None) -> dict[str, str]:
+    """Titles of panels that show one method each, in its colour."""
+    return {m: scene.looks[m].color for m in (scene.methods if methods is None else methods)}
+
+
+def _numbers(heat: Heat) -> list[list[str]]:
+    """What is printed in the squares: the experience just learned in bold."""
+    return [
+        [
+            "" if np.isnan(value) else f"<b>{value:.0f}</b>" if k == i else f"{value:.0f}"
+            for i, value in zip(heat.columns, row, strict=True)
+        ]
+        for k, row in zip(heat.rows, (heat.table * 100).tolist(), strict=True)
+    ]

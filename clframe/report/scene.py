@@ -1,0 +1,203 @@
+"""All that the figures of one benchmark show, computed once for still and interactive ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clframe.evaluation.statistics import mean_interval
+from clframe.evaluation.trace import AccuracyTrace
+from clframe.report.columns import BY_KEY, Column
+from clframe.report.curves import (
+    Axis,
+    Curve,
+    bins_for,
+    experience_curve,
+    previous_curves,
+    remembered,
+    shared_axis,
+    switch_curve,
+    window_of,
+)
+from clframe.report.groups import Group
+from clframe.report.style import Look
+from clframe.report.values import Values, matrix
+
+K = TypeVar("K")
+BARS = ("depth", "depth_recent", "min_acc", "recovered", "recovery")
+
+
+class Zoom(NamedTuple):
+    """What happens just after a switch: the curve of each method from `first` to `last`."""
+
+    learned: int
+    at: float
+    first: float
+    last: float
+    curves: dict[str, Curve]
+
+
+class Bound(NamedTuple):
+    """A reference method at the boundaries: on experience 0, and on the previous ones (mean)."""
+
+    steps: list[float]
+    first: list[float]
+    previous_steps: list[float]
+    previous: list[float]
+
+
+class Heat(NamedTuple):
+    """Mean R of one method over its seeds: after learning row, tested on column."""
+
+    table: NDArray[np.float64]
+    rows: list[int]
+    columns: list[int]
+    seeds: int
+
+
+class Bar(NamedTuple):
+    """One method's mean with its interval and its seeds; None where undefined."""
+
+    method: str
+    mean: float | None
+    half: float | None
+    points: list[float]
+    nulls: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One benchmark: methods that compete, the references that bound them, and what each did."""
+
+    benchmark: str
+    looks: Mapping[str, Look]
+    axis: Axis
+    experiences: dict[str, dict[int, Curve]]
+    first: dict[str, Curve]
+    previous: dict[str, list[Curve]]
+    zooms: list[Zoom]
+    bounds: dict[str, Bound]
+    heats: dict[str, Heat]
+    bars: list[tuple[Column, list[Bar]]]
+    seeds: str
+    full_split: str
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.first)
+
+
+def build_scene(
+    groups: Sequence[Group], values: Mapping[str, Values], looks: Mapping[str, Look]
+) -> Scene | None:
+    """Read the traces of one benchmark's finished cells; None if only references have finished."""
+    competing = [g for g in groups if not g.reference]
+    if not competing:
+        return None
+    raw = {g.method.label: [c.trace() for c in g.cells] for g in competing}
+    known = {
+        g.method.label: [
+            remembered(c, t) for c, t in zip(g.cells, raw[g.method.label], strict=True)
+        ]
+        for g in competing
+    }
+    axis = shared_axis(t for traces in raw.values() for t in traces)
+    return Scene(
+        benchmark=groups[0].benchmark,
+        looks=looks,
+        axis=axis,
+        experiences={m: _experiences(traces, axis) for m, traces in raw.items()},
+        first=_present({m: experience_curve(t, axis, axis.positions[0]) for m, t in raw.items()}),
+        previous={m: previous_curves(t, axis) for m, t in known.items()},
+        zooms=[_zoom(known, axis, learned, at) for learned, at in axis.switches],
+        bounds={g.method.label: _bound(g, axis) for g in groups if g.reference},
+        heats={g.method.label: _heat(g) for g in groups},
+        bars=[(BY_KEY[key], _bars(key, competing, values)) for key in BARS],
+        seeds=_seeds(competing),
+        full_split=str(competing[0].cells[0].evaluation.get("split", "test")),
+    )
+
+
+def panel_bins(scene: Scene) -> int:
+    """Bins per curve where every experience of every method is drawn."""
+    return bins_for(sum(map(len, scene.experiences.values())))
+
+
+def overlay_bins(scene: Scene) -> int:
+    """Bins per curve where methods lie over each other."""
+    return bins_for(len(scene.first) * (1 + 2 * len(scene.zooms)))
+
+
+def _experiences(traces: Sequence[AccuracyTrace], axis: Axis) -> dict[int, Curve]:
+    return _present({i: experience_curve(traces, axis, i) for i in _learned(traces)})
+
+
+def _learned(traces: Sequence[AccuracyTrace]) -> list[int]:
+    return sorted({int(i) for t in traces for i in np.unique(t.eval_experience)})
+
+
+def _present(found: Mapping[K, Curve | None]) -> dict[K, Curve]:
+    return {k: c for k, c in found.items() if c is not None}
+
+
+def _zoom(known: Mapping[str, list[AccuracyTrace]], axis: Axis, learned: int, at: int) -> Zoom:
+    window = window_of(axis, learned)
+    before = max(1, window // 6)
+    curves = {m: switch_curve(t, axis, learned, window, before) for m, t in known.items()}
+    return Zoom(learned, at, at - before, at + window, _present(curves))
+
+
+def _bound(group: Group, axis: Axis) -> Bound:
+    """Where a model trained on everything so far, or on each experience alone, would be."""
+    heat = _heat(group)
+    ends = [float(axis.edges[axis.positions.index(k) + 1]) for k in heat.rows]
+    if group.reference == "independent":
+        alone = np.diagonal(heat.table)
+        first = np.full(len(ends), alone[0])
+        previous = [float(alone[:k].mean()) for k in range(1, len(ends))]
+    else:
+        first = heat.table[:, 0]
+        previous = [float(heat.table[k, :k].mean()) for k in range(1, len(ends))]
+    return Bound(ends, first.tolist(), ends[1:], previous)
+
+
+def _heat(group: Group) -> Heat:
+    tables = [matrix(cell.boundary()) for cell in group.cells]
+    whole = [t for t in tables if t[0].shape == tables[0][0].shape]
+    return Heat(np.mean([t[0] for t in whole], axis=0), *tables[0][1:], len(whole))
+
+
+def _bars(key: str, groups: Sequence[Group], values: Mapping[str, Values]) -> list[Bar]:
+    bars = []
+    for group in groups:
+        numbers = [values[c.id][key] for c in group.cells]
+        interval = mean_interval(numbers)
+        points = [x for x in numbers if x is not None]
+        mean, half = (None, None) if interval is None else (interval.mean, interval.half)
+        bars.append(Bar(group.method.label, mean, half, points, numbers.count(None)))
+    return bars
+
+
+def _seeds(groups: Sequence[Group]) -> str:
+    counts = sorted({len(g.cells) for g in groups})
+    return "-".join(map(str, counts[:1] + counts[1:][-1:]))
+
+
+def bar_range(column: Column, bars: Sequence[Bar]) -> tuple[float, float]:
+    """From zero (or the lowest seed) to a little beyond the highest; wide intervals are cut."""
+    if column.unit == "ratio":
+        return 0.0, 1.05
+    points = [x for bar in bars for x in bar.points] or [1.0]
+    ends = [b.mean + b.half for b in bars if b.mean is not None and b.half is not None]
+    low, high = min(0.0, *points), max(0.0, *points)
+    top = min(max([high, *ends]), high + 0.5 * (high - low))
+    return low * 1.08, top * 1.08 if top > 0 else 1.0
+
+
+def zoom_columns(zooms: int) -> int:
+    """Panels in a row: three to five, whichever leaves the fewest places empty."""
+    return min((5, 4, 3), key=lambda c: -zooms % c) if zooms > 5 else max(zooms, 1)

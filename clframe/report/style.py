@@ -1,0 +1,77 @@
+"""One colour and one dash per method, the same in every figure of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+
+from clframe.report.groups import Group, Method
+
+# Okabe and Ito's colours without their yellow, then darker ones of Paul Tol's: apart from each
+# other for the colour-blind too. Grey is kept for references.
+PALETTE = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
+    "#332288", "#882255", "#999933", "#44403C",
+)  # fmt: skip
+REFERENCE = "#6B7280"
+INK, FAINT = "#1F2937", "#9CA3AF"
+DASHES = ("solid", "dash", "dot", "dashdot")  # plotly's names
+MATPLOTLIB_DASH = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+
+class Look(NamedTuple):
+    """How one method is drawn."""
+
+    color: str
+    dash: str
+    marker: str
+
+    @property
+    def line(self) -> str:
+        """The dash in matplotlib's words."""
+        return MATPLOTLIB_DASH[self.dash]
+
+
+def looks(groups: Sequence[Group]) -> dict[str, Look]:
+    """Method label -> look: colour by strategy; dash, then shade, by variant."""
+    methods: dict[Method, str | None] = {}
+    for group in groups:
+        methods.setdefault(group.method, group.reference)
+    strategies = list(dict.fromkeys(m.strategy for m, kind in methods.items() if kind is None))
+    found, seen = {}, dict.fromkeys(strategies, 0)
+    for method, kind in methods.items():
+        if kind is not None:
+            dash, marker = ("dash", "*") if kind == "joint" else ("dot", "P")
+            found[method.label] = Look(REFERENCE, dash, marker)
+            continue
+        place = strategies.index(method.strategy)
+        turn = place // len(PALETTE) + seen[method.strategy]
+        seen[method.strategy] += 1
+        found[method.label] = Look(
+            _shade(PALETTE[place % len(PALETTE)], turn // len(DASHES)),
+            DASHES[turn % len(DASHES)],
+            MARKERS[place % len(MARKERS)],
+        )
+    return found
+
+
+def _shade(color: str, turn: int) -> str:
+    """The colour itself, then darker ones of its hue, once all dashes have been used."""
+    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(part * 0.6**turn):02X}" for part in parts)
+
+
+def rgba(color: str, alpha: float) -> str:
+    """A see-through colour in plotly's words."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def sequence(count: int) -> list[str]:
+    """Colours of experiences, from first (dark) to last (light, still legible on white)."""
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, max(count, 2)))
+    return [matplotlib.colors.to_hex(c) for c in colors[:count]]

@@ -1,0 +1,5 @@
+"""Scenarios import as clframe.scenarios.<file> from every folder that is searched for plug-ins."""
+
+from clframe.registry import folders
+
+__path__ = [str(folder) for folder in folders("scenario")]

@@ -1,0 +1,5 @@
+"""Strategies import as clframe.strategies.<file> from every folder that is searched for plug-ins."""
+
+from clframe.registry import folders
+
+__path__ = [str(folder) for folder in folders("strategy")]

@@ -1,0 +1,137 @@
+"""Elastic weight consolidation (Kirkpatrick et al., 2017): hold on to the weights that mattered.
+
+    L = CE(f(x), y) + lambda/2 sum_k sum_i F_k,i (theta_i - theta*_k,i)^2
+F_k is the diagonal of the Fisher matrix at theta*_k, the weights at the end of experience k:
+F_k,i = mean over x of (d log p(y|x) / d theta_i)^2. The sum over k (`separate`) is kept exactly in
+the room of one term: quadratics add up to a quadratic around their weighted mean, and a constant.
+`online` (Schwarz et al., 2018) keeps one term: F <- gamma F + F_k, around the latest theta*.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from clframe.api import (
+    Batch,
+    ConfigError,
+    Experience,
+    Net,
+    Samples,
+    Strategy,
+    StreamInfo,
+    cross_entropy,
+    evaluating,
+    frozen_state,
+    shared_rng,
+)
+
+ROOM = 2**24  # floats that the per-sample gradients of one chunk may take
+
+
+class Ewc(Strategy):
+    """Quadratic penalty on leaving the old weights, scaled by the diagonal Fisher matrix.
+
+    lam: weight of the penalty (no unit; no value fits all nets). Steps diverge where
+        lr * lam * F exceeds 2, so a large one needs a small learning rate.
+    mode: "separate" (a penalty per experience, summed) or "online" (one, with decay).
+    gamma: what online mode keeps of the old Fisher matrix (1: everything).
+    fisher: labels for log p(y|x): "empirical" (the data's) or "sampled" (the model's own).
+    fisher_samples: samples of each experience that estimate F; null takes all of them.
+    """
+
+    constant: Tensor
+
+    def __init__(
+        self,
+        *,
+        lam: float = 10.0,
+        mode: str = "separate",
+        gamma: float = 1.0,
+        fisher: str = "empirical",
+        fisher_samples: int | None = 500,
+    ) -> None:
+        super().__init__()
+        if not lam >= 0:
+            raise ConfigError(f"lam: {lam} is not a weight; give 0 or more.")
+        if mode not in ("separate", "online"):
+            raise ConfigError(f"mode: {mode!r} is unknown; choose from separate, online.")
+        if not 0 <= gamma <= 1:
+            raise ConfigError(f"gamma: {gamma} is not a share; give a number from 0 to 1.")
+        if fisher not in ("empirical", "sampled"):
+            raise ConfigError(f"fisher: {fisher!r} is unknown; choose from empirical, sampled.")
+        if fisher_samples is not None and fisher_samples < 1:
+            raise ConfigError(f"fisher_samples: {fisher_samples} is too few; give 1 or more.")
+        self.lam, self.mode, self.gamma = lam, mode, gamma
+        self.fisher, self.fisher_samples = fisher, fisher_samples
+
+    def attach(self, net: Net, info: StreamInfo) -> None:
+        super().attach(net, info)
+        self.names = [name for name, p in net.named_parameters() if p.requires_grad]
+        self.precision, self.centre = self._zeros(), self._zeros()
+        self.register_buffer("constant", torch.zeros(()))
+
+    def _zeros(self) -> nn.ParameterList:
+        weights = self._weights().values()
+        return nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in weights)
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        return {name: self.net.get_parameter(name) for name in self.names}
+
+    def prepare(self, exp: Experience) -> None:
+        super().prepare(exp)
+        self.later = exp.index > 0
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = {"new": cross_entropy(self.net(self.augment(batch.x)), batch.y)}
+        if self.later:
+            terms["penalty"] = self.lam / 2 * self.distance()
+        return terms
+
+    def distance(self) -> Tensor:
+        """Sum over experiences and weights of F (theta - theta*)^2."""
+        parts = zip(self.precision, self.centre, self._weights().values(), strict=True)
+        return self.constant + sum(torch.sum(f * (p - c).square()) for f, c, p in parts)
+
+    @torch.no_grad()
+    def end(self, exp: Experience) -> None:
+        squares = self.estimate(exp.train)
+        rows = zip(self.precision, self.centre, squares, self._weights().values(), strict=True)
+        for total, centre, new, weight in rows:
+            if self.mode == "online":
+                total.mul_(self.gamma).add_(new)
+                centre.copy_(weight)
+                continue
+            gap = weight - centre
+            pull = torch.where(new > 0, new / (total + new), 0.0)
+            self.constant += torch.sum(total * pull * gap.square())
+            centre.addcmul_(pull, gap)
+            total.add_(new)
+
+    def estimate(self, data: Samples) -> list[Tensor]:
+        """The diagonal of the Fisher matrix on `data`, one tensor for each weight of the net."""
+        index = torch.randperm(len(data), generator=shared_rng("fisher"))[: self.fisher_samples]
+        chunk = max(1, ROOM // sum(p.numel() for p in self._weights().values()))
+        weights = {name: p.detach() for name, p in self._weights().items()}
+        squares = [torch.zeros_like(p) for p in weights.values()]
+        g = shared_rng("fisher")
+        with frozen_state(self.net), evaluating(self.net):
+            for part in torch.split(index.to(data.y.device), chunk):
+                batch = data.take(part)
+                x, y = batch.x.to(self.constant.device), batch.y.to(self.constant.device)
+                if self.fisher == "sampled":
+                    chances = torch.softmax(self.net(x), 1).cpu()
+                    y = torch.multinomial(chances, 1, generator=g).flatten().to(y)
+                for total, row in zip(squares, self._gradients(weights, x, y), strict=True):
+                    total += row.square().sum(0)
+        return [total / max(1, len(index)) for total in squares]
+
+    def _gradients(self, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+        """Of log p(y|x) with respect to each weight, sample by sample: [n, ...] each."""
+
+        def log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return -F.cross_entropy(functional_call(self.net, weights, (x[None],)), y[None])
+
+        return list(vmap(grad(log_likelihood), in_dims=(None, 0, 0))(weights, x, y).values())

@@ -1,0 +1,117 @@
+"""What each of two processes does for test_dist.py; its results go to files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as td
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clframe.core import dist
+from clframe.core.augment import CropFlip
+from clframe.core.buffer import ReplayBuffer
+from clframe.core.losses import cross_entropy, distillation, mean_squared_error
+from clframe.core.rng import clock
+
+DTYPES = (torch.uint8, torch.int64, torch.float32, torch.bool, torch.float64)
+TAKEN = ((5, 2), (0, 3), (1, 0), (0, 0))  # rows on rank 0 and rank 1
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def data() -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    x, target = torch.randn(7, 4, generator=g), torch.randn(7, 3, generator=g)
+    return x, torch.randint(0, 3, (7,), generator=g), target
+
+
+def table(n: int, first: int, dtype: torch.dtype) -> Tensor:
+    return (torch.arange(first, first + 2 * n).view(n, 2) % 3).to(dtype)
+
+
+def losses(part: slice) -> dict[str, Tensor]:
+    """Every loss over the rows in `part` (parts differ in size), and a weight it is taken for."""
+    model, (x, y, target) = net(), data()
+    logits = model(x[part])
+    terms = {
+        "cross_entropy": cross_entropy(logits, y[part]),
+        "mean_squared_error": mean_squared_error(logits, target[part]),
+        "distillation": distillation(logits, target[part]),
+    }
+    params = list(model.parameters())
+    out = {}
+    for name, term in terms.items():
+        term.backward(retain_graph=True)
+        grads = [p.grad.clone() for p in params if p.grad is not None]
+        dist.average_gradients(grads)
+        out[name] = torch.cat([g.reshape(-1) for g in grads])
+        model.zero_grad()
+    unused = nn.Parameter(torch.zeros(2))
+    got = dist.mean_grad(cross_entropy(model(x[part]), y[part]), [*params, unused])
+    out["mean_grad"] = torch.cat([g.reshape(-1) for g in got])
+    return out
+
+
+def memory(part: slice) -> dict[str, Any]:
+    """A memory fed with and drawn by ranks that hold unequal shares."""
+    buffer = ReplayBuffer(5)
+    x, y, _ = data()
+    drawn = []
+    for step in range(6):
+        clock.set(0, step)
+        rows = buffer.sample(3)
+        drawn.append(rows)
+        uid = torch.arange(7 * step, 7 * step + 7)
+        buffer.add(x=x[part], y=y[part], task=y[part], uid=uid[part])
+    return {"state": buffer.state_dict(), "drawn": drawn[1:]}
+
+
+def views(part: slice) -> Tensor:
+    """Augmented images: the rows of one global draw."""
+    x = torch.randint(0, 256, (7, 3, 8, 8), generator=torch.Generator().manual_seed(2))
+    clock.set(0, 4)
+    return CropFlip(2, flip=True)(x[part].to(torch.uint8))
+
+
+def norms() -> nn.Module:
+    """Batch norm whose statistics differ by rank until they are averaged."""
+    torch.manual_seed(dist.rank())
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
+    module(torch.randn(8, 3))
+    dist.average_batch_norm(module)
+    return module
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    """One process of the group."""
+    torch.set_num_threads(1)
+    td.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    part = slice(0, 4) if rank == 0 else slice(4, 7)
+    assert dist.part(7) == part
+    gathered = {
+        (str(dtype), taken): dist.gather(table(taken[rank], 2 * rank, dtype))
+        for dtype in DTYPES
+        for taken in TAKEN
+    }
+    out = {
+        "world": (dist.world(), dist.rank()),
+        "parts": [(dist.part(n).start, dist.part(n).stop) for n in range(6)],
+        "sizes": dist.sizes(3 + rank, torch.device("cpu")),
+        "total": dist.total(torch.tensor([1.0 + rank, 10.0])),
+        "gathered": gathered,
+        "empty_mean": dist.mean(torch.ones(rank * 2)),
+        "losses": losses(part),
+        "memory": memory(part),
+        "views": views(part),
+        "norms": norms().state_dict(),
+    }
+    logits = F.one_hot(torch.tensor([rank]), 3).float().requires_grad_()
+    out["no_grads"] = dist.average_gradients([])
+    out["mixed"] = dist.mean_grad(logits.sum() * (rank + 1), [nn.Parameter(logits)])  # unreached
+    torch.save(out, f"{folder}/{rank}.pt")
+    td.destroy_process_group()
