@@ -5,7 +5,7 @@
 Split Fashion-MNIST, five experiences, experience replay with 10 new and 10 replayed samples a
 step, 1,000 fixed test samples of every seen experience evaluated after every update. Both run in
 processes of their own, in turn, on one thread; the clock is process CPU time of experiences 2 to 5
-(wall time on a GPU) and the figure is the ratio within a round. One JSON line per run, then the ratios.
+(wall time on a GPU), and the figure is the ratio within a round.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def bare(args: argparse.Namespace) -> dict[str, Any]:
         for i in range(args.iters):
             new = order[i * BATCH : (i + 1) * BATCH]
             filled = min(offered, CAPACITY)
-            old = memory[rng.choice(filled, min(BATCH, filled), replace=False)] if filled else new[:0]
+            old = memory[rng.permutation(filled)[:BATCH]]
             index = torch.from_numpy(np.concatenate([new, old])).to(args.device)
             optimizer.zero_grad()
             F.cross_entropy(net(x.index_select(0, index)), y.index_select(0, index)).backward()
@@ -104,7 +104,7 @@ def clframe(args: argparse.Namespace) -> dict[str, Any]:
     from clframe.config.identity import to_yaml
     from clframe.config.load import load_run
     from clframe.core.experience import Experience
-    from clframe.engine.run import Run
+    from clframe.engine.session import Run
     from clframe.tracking.store import RunRecord, RunStore
 
     seconds = []
@@ -158,7 +158,8 @@ def main() -> None:
         result = {"bare": bare, "clframe": clframe}[args.only](args)
         updates = 4 * args.iters
         evaluated = sum(range(2, 6)) * args.iters * 1000 / args.rho if args.rho else 0
-        result |= {"net": args.net, "rho": args.rho, "ms_per_update": result["seconds"] / updates * 1e3}
+        result |= {"net": args.net, "rho": args.rho}
+        result["ms_per_update"] = result["seconds"] / updates * 1e3
         if evaluated:
             result["us_per_evaluated_sample"] = result["seconds"] / evaluated * 1e6
         print(json.dumps(result), flush=True)

@@ -48,7 +48,7 @@ def prepare_cell(folder: Path, *words: str) -> RunStore:
 
 @pytest.fixture
 def make_cell(tmp_path: Path) -> MakeCell:
-    """`make_cell("strategy=replay", ..., name="a")` prepares a cell's folder and returns its store."""
+    """`make_cell("strategy=replay", ..., name="a")` prepares a cell's folder."""
 
     def make(*words: str, name: str = "cell") -> RunStore:
         return prepare_cell(tmp_path / name, *words)

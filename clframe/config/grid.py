@@ -159,7 +159,7 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
     renames the grid, and every other word is laid on the base.
     """
     path = Path(path)
-    raw, where = read_yaml(path), shown(path.absolute())
+    raw, where = read_yaml(path), shown(path)
     problems = list(_check_shape(raw, where))
     fail(problems)
     run_yaml, base = defaults()

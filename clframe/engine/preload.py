@@ -1,6 +1,6 @@
 """Imports everything a cell needs, once, in the server that cells are forked from."""
 
-import avalanche.benchmarks  # noqa: F401
-import torchvision  # noqa: F401
+import importlib
 
-import clframe.engine.run  # noqa: F401
+for name in ("torchvision", "clframe.engine.run", "avalanche.benchmarks"):
+    importlib.import_module(name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -44,7 +45,7 @@ def make_trainer(cfg: RunConfig, epochs: int) -> Trainer:
         devices=cfg.devices,
         strategy=strategy,
         precision=PRECISIONS[cfg.precision],
-        sync_batchnorm=many and cfg.accelerator != "cpu" and _has_gpu(),
+        sync_batchnorm=many and cfg.accelerator != "cpu" and torch.cuda.is_available(),
         max_epochs=epochs,
         logger=False,
         enable_checkpointing=False,
@@ -53,9 +54,3 @@ def make_trainer(cfg: RunConfig, epochs: int) -> Trainer:
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from clframe.config.load import load_run
 from clframe.config.schema import RunConfig
 from clframe.errors import PluginError, nearest
-from clframe.grid.launch import Launch, environment, launcher
+from clframe.grid.launch import Launch, ask, environment, launcher
 from clframe.grid.preflight import preflight
 from clframe.grid.runner import write_config
 from clframe.grid.supervise import CellOutcome, Follower, begin, supervise
@@ -100,7 +100,7 @@ def _findings(kind: Kind, cfg: RunConfig, folder: Path, launch: Launch | None) -
     if first.status != "done":
         return
     second = _train(cfg, folder / "second", launch)
-    same = _difference(folder / "first", folder / "second") if second.status == "done" else None
+    same = ask(difference, folder / "first", folder / "second") if second.status == "done" else None
     yield _finding(
         "is deterministic", second, "two runs: " + (same or "equal traces and weights"), same
     )
@@ -144,9 +144,9 @@ def _resumes(cfg: RunConfig, folder: Path, launch: Launch | None) -> Finding:
     else:
         return Finding(False, promise, "the run ends before it can be killed; give more epochs")
     outcome = supervise(at, None, launch=launch)
-    difference = _difference(whole, at) if outcome.status == "done" else None
-    said = f"killed at update {killed}: {difference or 'equal traces and weights'}"
-    return _finding(promise, outcome, said, difference)
+    found = ask(difference, whole, at) if outcome.status == "done" else None
+    said = f"killed at update {killed}: {found or 'equal traces and weights'}"
+    return _finding(promise, outcome, said, found)
 
 
 def _kill_midway(cfg: RunConfig, folder: Path, launch: Launch | None) -> int | None:
@@ -165,7 +165,7 @@ def _kill_midway(cfg: RunConfig, folder: Path, launch: Launch | None) -> int | N
     return follow().iteration
 
 
-def _difference(one: Path, other: Path) -> str | None:
+def difference(one: Path, other: Path) -> str | None:
     """What tells two finished runs apart, in their traces or their weights; None if nothing."""
     from clframe import load_run as load_strategy
 

@@ -11,15 +11,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+from clframe.errors import PluginError
 from clframe.grid import cell
 
 PRELOAD = "clframe.engine.preload"
 PREFIXES = ("SLURM_", "MASTER_", "TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_")
 RANKS = {"RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
+
+
+Answer = TypeVar("Answer")
 
 
 class Handle(Protocol):
@@ -147,6 +152,38 @@ def start_server(env: dict[str, str]) -> bool:
         except OSError:
             return False
     return True
+
+
+def ask(function: Callable[..., Answer], *arguments: Any, threads: int = 1) -> Answer:
+    """`function(*arguments)`, worked out in a process forked from the server.
+
+    It may use torch and run other people's code; this process stays small, and lives on.
+    """
+    env = environment(threads)
+    if not start_server(env):
+        return function(*arguments)
+    ours, theirs = context().Pipe(duplex=False)
+    call = (theirs, Path.cwd(), env, function, arguments)
+    process = context().Process(target=_answer, args=call)
+    process.start()
+    theirs.close()
+    try:
+        answer: Answer = ours.recv()
+        return answer
+    except EOFError:
+        process.join()
+        name = function.__name__
+        raise PluginError(f"{name} died in its own process, exit code {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _answer(
+    to: Connection, here: Path, env: dict[str, str], function: Callable[..., Any], arguments: Any
+) -> None:
+    cell.enter(here, env, Path(os.devnull))
+    to.send(function(*arguments))
 
 
 def stop(handle: Handle, grace: float = 5.0) -> None:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 from clframe.config.identity import resolved
 from clframe.config.resolve import resolve_options
 from clframe.config.schema import RunConfig
 from clframe.errors import ClframeError, ConfigError
-from clframe.grid.cell import enter
-from clframe.grid.launch import context, environment, start_server
+from clframe.grid.launch import ask
 
 SILENT = {"seed", "track", "checkpoint", "deterministic"}
 
@@ -27,22 +23,7 @@ def preflight(cells: Sequence[RunConfig]) -> None:
     """
     distinct = {_key(c): c for c in cells}
     ordered = sorted(distinct.values(), key=_stream_key)
-    env = environment(max(c.threads for c in ordered))
-    if not start_server(env):
-        problems = examine(ordered)
-    else:
-        ours, theirs = context().Pipe(duplex=False)
-        arguments = (theirs, [c.model_dump() for c in ordered], Path.cwd(), env)
-        process = context().Process(target=_examine_apart, args=arguments)
-        process.start()
-        theirs.close()
-        try:
-            problems = ours.recv()
-        except EOFError:
-            problems = [f"the check before the start died with exit code {process.exitcode}"]
-        finally:
-            process.kill()
-            process.join()
+    problems = ask(examine, ordered, threads=max(c.threads for c in ordered))
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -68,11 +49,6 @@ def examine(cells: Sequence[RunConfig]) -> list[str]:
         except Exception as e:  # plug-ins are other people's code
             problems.append(f"{part}: {_blame(e)}")
     return list(dict.fromkeys(problems))
-
-
-def _examine_apart(answer: Connection, cells: list[dict[str, Any]], here: Path, env: Any) -> None:
-    enter(here, env, Path("/dev/null"))
-    answer.send(examine([RunConfig.model_validate(c) for c in cells]))
 
 
 def _blame(error: Exception) -> str:

@@ -98,8 +98,8 @@ def run_one(
             if fresh:
                 shutil.rmtree(cell.folder)
             raise ConfigError(outcomes[0].error or "bad input")
-        for line in failures(outcomes):
-            say(console, line)
+        if code != INTERRUPTED and outcomes[0].status == "failed":
+            say(console, f"log: {outcomes[0].log_path}")
     else:
         code = 0
         say(console, f"{run_id(cfg)} is {cell.intent}" + " already" * (cell.intent == "done"))

@@ -74,7 +74,7 @@ def preset_files(kind: Kind) -> dict[str, Path]:
 
 def shown(path: Path) -> str:
     """`path` as a person would write it: from here, or from clframe's own folder."""
-    root = checkout() or PACKAGE
+    root, path = checkout() or PACKAGE, path.absolute()
     for base, name in ((Path.cwd(), "."), (root, "<clframe>")):
         if path.is_relative_to(base) and path != base:
             return f"{name}/{path.relative_to(base)}"

@@ -1,4 +1,4 @@
-"""Scenarios import as clframe.scenarios.<file> from every folder that is searched for plug-ins."""
+"""Scenarios import as clframe.scenarios.<file> from every folder searched for plug-ins."""
 
 from clframe.registry import folders
 

@@ -1,4 +1,4 @@
-"""Strategies import as clframe.strategies.<file> from every folder that is searched for plug-ins."""
+"""Strategies import as clframe.strategies.<file> from every folder searched for plug-ins."""
 
 from clframe.registry import folders
 

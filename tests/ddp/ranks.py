@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from clframe.config.identity import from_yaml
-from clframe.engine.run import Run
+from clframe.engine.session import Run
 from clframe.tracking.store import RunStore
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def client(uri: str) -> MlflowClient:
 
 
 def _quieten() -> None:
-    """Set MLflow's environment, and import it, so that it keeps silent."""
+    """Import MLflow so that it keeps silent: its telemetry starts, or not, as it is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name, level in (("alembic", "WARNING"), ("mlflow", "WARNING"), ("urllib3", "ERROR")):
@@ -90,6 +90,7 @@ def _quieten() -> None:
 
 def faults() -> tuple[type[Exception], ...]:
     """What a store that is away, busy or broken raises."""
+    _quieten()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

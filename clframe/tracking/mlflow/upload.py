@@ -152,13 +152,13 @@ class RunUploader:
 
     def _known(self, record: RunRecord) -> Run | None:
         """The run that upload.json names, if this store still has it and it is this cell's."""
+        run_id, opened = self._state().get("run_id"), self._client
         from mlflow.exceptions import MlflowException
 
-        run_id = self._state().get("run_id")
         if not isinstance(run_id, str):
             return None
         try:
-            run = self._client.get_run(run_id)
+            run = opened.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None

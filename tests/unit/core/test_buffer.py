@@ -272,6 +272,18 @@ def test_forget_scales_what_was_offered() -> None:
     assert memory.sample(3) is None and memory.forget(uids=torch.tensor([1])) == 0
 
 
+def test_forget_scales_the_offers_of_the_classes_that_lost_rows() -> None:
+    """A class that keeps a third of its rows counts a third of its offers; others are as full."""
+    memory = ReplayBuffer(12, policy="class_balanced")
+    for step in range(10):
+        offer(memory, step, first=12 * step, n=12)
+    held = memory.column("uid")[memory.column("y") == 0]
+    assert len(held) == 12 // 3
+    memory.forget(uids=held[:3])
+    state = memory.get_extra_state()
+    assert state["offers"] == {0: 10, 1: 40, 2: 40} and state["full"] == [1, 2]
+
+
 def test_a_forgotten_class_may_come_back() -> None:
     """It was full and large once; neither may keep its new samples out of a full memory."""
     memory = ReplayBuffer(6, policy="class_balanced")
@@ -310,7 +322,9 @@ def test_a_saved_memory_has_the_same_future(policy: str, stop: int) -> None:
     expected = play(whole, range(stop, 20))
     file.seek(0)
     again = ReplayBuffer(9, policy=policy)
-    again.load_state_dict(torch.load(file, weights_only=True))
+    saved = torch.load(file, weights_only=True)
+    again.load_state_dict(saved)
+    assert again.get_extra_state() == saved["_extra_state"]
     assert play(again, range(stop, 20)) == expected
     assert again.get_extra_state() == whole.get_extra_state()
     for name in whole.get_extra_state()["columns"]:

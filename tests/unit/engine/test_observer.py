@@ -11,7 +11,7 @@ from torch import nn
 
 from clframe.config.identity import from_yaml
 from clframe.core import backbones
-from clframe.engine.run import Run
+from clframe.engine.session import Run
 from clframe.evaluation.evaluator import ContinualEvaluator
 from clframe.tracking.store import RunStore
 from tests.conftest import MakeCell

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from clframe.engine import resume
-from clframe.engine.run import Run, run_cell
+from clframe.engine import resume, session
+from clframe.engine.run import run_cell
+from clframe.engine.session import Run
 from clframe.registry import plugins
 from clframe.tracking.journal import frames
 from clframe.tracking.store import RunStore
@@ -84,9 +84,9 @@ def test_stopped_between_an_experience_and_its_checkpoint(
     def stop(*_: object) -> None:
         raise Stop
 
-    for name in ("finish", "_count_costs"):
+    for place in ((Run, "finish"), (session, "account")):
         with monkeypatch.context() as patch:
-            patch.setattr(Run, name, stop)
+            patch.setattr(*place, stop)
             with pytest.raises(Stop):
                 run_cell(parts.folder)
     assert run_cell(parts.folder) == 0
@@ -126,8 +126,8 @@ def test_sigkill(make_cell: MakeCell) -> None:
     killed = make_cell(*words, name="killed")
     command = [sys.executable, "-m", "clframe", "cell", str(killed.folder)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    log = Path(killed.log_path).open("w")
-    process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    with killed.log_path.open("w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     deadline = time.monotonic() + 60
     while last_iteration(killed) < 100 and process.poll() is None:  # in mid-experience
         assert time.monotonic() < deadline, killed.log_path.read_text()

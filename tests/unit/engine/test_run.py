@@ -12,7 +12,8 @@ from clframe.config.identity import from_yaml
 from clframe.core.losses import cross_entropy
 from clframe.core.strategy import Strategy
 from clframe.engine.results import flatten
-from clframe.engine.run import Run, run_cell
+from clframe.engine.run import run_cell
+from clframe.engine.session import Run
 from clframe.evaluation.metrics import summarize
 from clframe.tracking.journal import frames
 from tests.conftest import MakeCell

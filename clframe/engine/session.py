@@ -1,0 +1,295 @@
+"""The loop over the stream: one fit per experience, observed, checkpointed and resumable."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clframe.config.schema import RunConfig
+from clframe.core.experience import Experience
+from clframe.core.rng import clock
+from clframe.data.loader import ExperienceLoader, ForgetLoader
+from clframe.engine import resume
+from clframe.engine.build import (
+    channels_last,
+    is_convolutional,
+    make_strategy,
+    make_stream,
+    resolve_device,
+    stream_info,
+)
+from clframe.engine.costs import account
+from clframe.engine.module import ContinualModule, Position
+from clframe.engine.optim import Schedule, build_optimizer
+from clframe.engine.trainer import make_trainer
+from clframe.evaluation.evaluator import ContinualEvaluator
+from clframe.tracking.journal import Journal
+from clframe.tracking.store import RunStore
+
+RESIDENT = 4 * 2**30  # training data up to this many bytes is moved to the GPU once
+
+
+class _Mute:
+    """Takes frames on the ranks that do not write."""
+
+    offset = 0
+
+    def append(self, kind: str, **arrays: Any) -> None:
+        return
+
+
+class Run:
+    """Everything alive in one run; the `Observer` of its modules."""
+
+    def __init__(self, cfg: RunConfig, store: RunStore, main: bool) -> None:
+        self.began = time.perf_counter()
+        self.cfg, self.store, self.main = cfg, store, main
+        torch.set_num_threads(cfg.threads)
+        self.device = resolve_device(cfg)
+        if self.device.type == "cuda" and cfg.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        self.stream = make_stream(cfg)
+        info = stream_info(self.stream)
+        self.strategy = make_strategy(cfg, info, self.stream.mean, self.stream.std)
+        self.facts = resume.outline(self.stream)
+        self.position = Position()
+        self.prepared = -1
+        self.evaluator: ContinualEvaluator | None = None
+        self.seconds = {"build": 0.0, "checkpoint": 0.0, "total": 0.0}
+        self.optimizer_state: dict[str, Any] | None = None
+        self.restored: dict[str, Any] = {}
+        self._restore()
+        if main:
+            self._describe()
+        self.seconds["build"] += time.perf_counter() - self.began
+
+    def _restore(self) -> None:
+        path = self.store.checkpoint_path
+        if not path.is_file():
+            self.journal: Any = Journal(self.store.journal_path) if self.main else _Mute()
+            return
+        state = resume.load(path)
+        self.position = Position(**state["position"])
+        self.prepared = state["prepared"]
+        experiences = list(self.stream.experiences)
+        resume.prepare(self.strategy, experiences, self.prepared, self.cfg.seed)
+        self.strategy.load_state_dict(state["strategy"])
+        self.optimizer_state = state["optimizer"]
+        self.seconds = state["seconds"]
+        self.restored = state
+        at = state["journal"]
+        self.journal = Journal(self.store.journal_path, at) if self.main else _Mute()
+
+    def _describe(self) -> None:
+        cfg = self.cfg.eval
+        self.store.update_record(
+            data=self.stream.describe(),
+            reference=self.strategy.reference,
+            eval={
+                "rho": cfg.rho,
+                "dense": cfg.dense,
+                "subset": cfg.subset,
+                "split": cfg.split,
+                "fixed": True,
+            },
+            total_iterations=self._total_iterations(self.position.experience),
+        )
+
+    # -- the stream --------------------------------------------------------------------------
+
+    def all(self) -> None:
+        """Every experience from where the run stands to the end of the stream."""
+        for exp in self.stream.experiences[self.position.experience :]:
+            self._experience(exp)
+        if self.main:
+            account(self)
+
+    def _experience(self, exp: Experience) -> None:
+        at, cfg = self.position, self.cfg
+        self.exp = exp
+        if self.prepared < exp.index:
+            at.start = at.iteration
+            if exp.kind == "learn":
+                clock.set(cfg.seed, exp.index, "prepare")
+                self.strategy.prepare(exp)
+            self.prepared = exp.index
+        loader, epochs = self._loader(exp)
+        module = ContinualModule(
+            self.strategy,
+            exp,
+            loader,
+            at,
+            self,
+            epochs=epochs,
+            seed=cfg.seed,
+            make_optimizer=self._optimizer,
+            schedule=Schedule(cfg.optim),
+            clip=cfg.clip,
+            average_norms=cfg.devices > 1 and self.device.type == "cpu",
+        )
+        if module.num_updates == 0:
+            module.to(self.device)
+            self.start(module, fresh=True)
+            self.finish(module)
+        elif at.local < module.num_updates:
+            trainer = make_trainer(cfg, epochs - at.epoch)
+            module.plugin = trainer.precision_plugin
+            if at.local and self.restored.get("precision"):
+                module.plugin.load_state_dict(self.restored["precision"])
+            trainer.fit(module, train_dataloaders=loader)
+        else:  # killed after the last update, before its end was saved
+            module.to(self.device)
+            self.start(module, fresh=False)
+            self.finish(module)
+
+    def _loader(self, exp: Experience) -> tuple[ExperienceLoader | ForgetLoader, int]:
+        at, cfg = self.position, self.cfg
+        clock.set(cfg.seed, at.start, "data")
+        budget = self.strategy.budget(exp)
+        if exp.kind == "forget":
+            return ForgetLoader(budget or 0, self.stream.learned[0].train), 1
+        past = [e for e in self.stream.learned if e.index < exp.index]
+        samples = self.strategy.data(exp, past)
+        if samples is None:
+            samples = exp.train
+        elif at.local == 0:
+            own = set(exp.train.uid.tolist())
+            at.past_samples += sum(u not in own for u in samples.uid.tolist())
+        if self.device.type == "cuda" and samples.x.nbytes <= RESIDENT:
+            samples = samples.to(self.device)
+        epochs = cfg.epochs if budget is None else budget
+        loader = ExperienceLoader(
+            samples,
+            cfg.batch_size,
+            seed=cfg.seed,
+            key=exp.index,
+            epoch=at.epoch,
+            batch=at.batch,
+        )
+        if self.main:
+            done = at.start + epochs * loader.num_batches * self.strategy.repeats
+            total = done + self._total_iterations(exp.index + 1)
+            self.store.update_record(total_iterations=total)
+        return loader, epochs
+
+    def _total_iterations(self, first: int) -> int:
+        """An estimate for the progress bar: updates of the experiences from `first` on."""
+        sizes = [len(e.train) for e in self.stream.learned if e.index >= first]
+        each = self.cfg.epochs * self.strategy.repeats
+        return sum(-(-n // self.cfg.batch_size) for n in sizes) * each
+
+    def _optimizer(self, module: ContinualModule) -> torch.optim.Optimizer | None:
+        made = self.strategy.optimizer(module.exp)
+        if made is None:
+            made = build_optimizer(self.cfg.optim, self.strategy.trainable())
+        resumed = self.position.local > 0 or self.cfg.optim.reset == "never"
+        if made is not None and resumed and self.optimizer_state is not None:
+            made.load_state_dict(self.optimizer_state)
+        return made
+
+    # -- Observer ----------------------------------------------------------------------------
+
+    def start(self, module: ContinualModule, fresh: bool) -> None:
+        """The model is on its device: evaluate the untouched one, then begin the experience."""
+        at, exp = self.position, self.exp
+        if self.evaluator is None:
+            self.evaluator = self._make_evaluator(module)
+            if self.restored:
+                self.evaluator.load_state_dict(self.restored["evaluator"])
+        if at.iteration == 0 and fresh:
+            self.evaluator.boundary(exp, 0, subset=True)
+        if not fresh:
+            return
+        clock.set(self.cfg.seed, at.iteration, "begin")
+        if exp.kind == "learn":
+            self.strategy.begin(exp)
+        elif self.strategy.forget(exp):
+            at.iteration += 1
+            self.evaluator.boundary(exp, at.iteration, subset=True)
+
+    def _make_evaluator(self, module: ContinualModule) -> ContinualEvaluator:
+        cfg = self.cfg.eval
+        reference = self.strategy.reference is not None
+        default = 250 if self.device.type == "cpu" and is_convolutional(self.strategy) else 1000
+        evaluator = ContinualEvaluator(
+            self.stream,
+            self.strategy,
+            self.journal,
+            rho=0 if reference else cfg.rho,  # a reference is its boundaries
+            dense=0 if reference else cfg.dense,
+            subset=None if cfg.subset == "all" else int(cfg.subset),
+            seed=self.cfg.seed,
+            chunk=cfg.chunk or (default if self.device.type == "cpu" else 8192),
+            device=self.device,
+            precision=module.forward_context,
+            channels_last=channels_last(self.strategy),
+            diagnostics=tuple(cfg.diagnostics),
+        )
+        if self.main:
+            self.store.update_record(primary=evaluator.primary, readouts=evaluator.readouts)
+        return evaluator
+
+    def before_update(self, local: int, last: bool) -> None:
+        assert self.evaluator is not None
+        self.evaluator.before_update(self.exp, local, last)
+
+    def gradients(self, iteration: int, terms: dict[str, Tensor]) -> None:
+        assert self.evaluator is not None
+        self.evaluator.gradients(iteration, terms)
+
+    def after_update(
+        self, iteration: int, local: int, last: bool, terms: dict[str, Tensor]
+    ) -> None:
+        assert self.evaluator is not None
+        self.evaluator.after_update(self.exp, iteration, local, last, terms)
+
+    def after_batch(self, module: ContinualModule) -> None:
+        every, local = self.cfg.checkpoint, self.position.local
+        steps = self.strategy.repeats
+        if every and local // every > (local - steps) // every and local < module.num_updates:
+            self._save(module)
+
+    def finish(self, module: ContinualModule) -> None:
+        """End the experience: its boundary on the full test sets, and a checkpoint behind it."""
+        at, exp = self.position, self.exp
+        assert self.evaluator is not None
+        changed = False
+        if exp.kind == "learn":
+            clock.set(self.cfg.seed, at.iteration, "end")
+            changed = bool(self.strategy.end(exp))
+        if changed or at.iteration == at.start:  # either counts as an update of its own
+            at.iteration += 1
+            changed = True
+        self.evaluator.boundary(exp, at.iteration, subset=changed)
+        at.experience, at.epoch, at.batch, at.local = exp.index + 1, 0, 0, 0
+        at.start = at.iteration
+        self._save(module)
+
+    def _save(self, module: ContinualModule) -> None:
+        assert self.evaluator is not None
+        begun = time.perf_counter()
+        self.evaluator.flush()
+        optimizer = module.inner
+        self.optimizer_state = optimizer.state_dict() if optimizer is not None else None
+        if not self.main:
+            return
+        now = self.seconds | {"total": self.seconds["total"] + begun - self.began}
+        resume.save(
+            self.store.checkpoint_path,
+            position=self.position,
+            strategy=self.strategy,
+            optimizer=self.optimizer_state,
+            precision=module.plugin.state_dict() if module.plugin is not None else {},
+            evaluator=self.evaluator.state_dict(),
+            journal=self.journal.offset,
+            prepared=self.prepared,
+            seconds=now,
+            stream=self.facts,
+        )
+        self.journal.append("mark", iteration=[self.position.iteration])
+        self.seconds["checkpoint"] += time.perf_counter() - begun

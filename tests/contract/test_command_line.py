@@ -1,0 +1,174 @@
+"""The public contract over real, small runs: exit codes, the last line, folders, grids, plug-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from clframe.cli import main
+from clframe.registry import plugins
+
+SMALL = "scenario=split_digits options.split_digits.train_limit=12 batch_size=8 eval.subset=20"
+UNTRACKED = f"{SMALL} track.enabled=false"
+Command = Callable[[str], tuple[int, list[str]]]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """`command("run ...")` in an empty project: its exit code and the lines on stdout."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLFRAME_RUNS", raising=False)
+    monkeypatch.delenv("CLFRAME_PATH", raising=False)
+
+    def do(line: str) -> tuple[int, list[str]]:
+        code = main(line.split())
+        return code, capsys.readouterr().out.splitlines()
+
+    return do
+
+
+def test_a_run_and_its_folder(command: Command) -> None:
+    code, lines = command(f"run strategy=replay seed=0 {UNTRACKED}")
+    folder = Path(lines[-1])
+    assert code == 0 and folder.parent == Path("runs/solo")
+    assert folder.name.startswith("split_digits-replay-s0-")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["strategy"] == "replay"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["status"] == "done" and record["iteration"] == 15
+    assert set(record["metrics"]) >= {"acc_final", "min_acc_final"}
+    columns = [
+        "iteration",
+        "train_experience",
+        "eval_experience",
+        "readout",
+        "accuracy",
+        "correct",
+        "total",
+    ]
+    for name in ("trace.parquet", "boundary.parquet"):
+        assert pq.read_schema(folder / name).names == columns
+    assert "acc_final" in json.loads((folder / "metrics.json").read_text())
+    code, lines = command(f"run strategy=replay {UNTRACKED}")
+    assert code == 0 and "is done already" in lines[0] and Path(lines[-1]) == folder
+
+
+def test_runs_go_where_they_are_told(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLFRAME_RUNS", str(tmp_path / "elsewhere"))
+    _, lines = command(f"run strategy=fine_tune {UNTRACKED}")
+    assert Path(lines[-1]).parent == tmp_path / "elsewhere" / "solo"
+    _, lines = command(f"run strategy=fine_tune --runs here {UNTRACKED}")
+    assert Path(lines[-1]).parent == Path("here/solo")
+
+
+def test_a_grid_isolates_the_cell_whose_loss_is_not_finite(command: Command) -> None:
+    base = {"batch_size": 8, "eval": {"subset": 20}, "track": {"enabled": False}}
+    options = {"split_digits": {"train_limit": 12}}
+    axes = {
+        "strategy": ["fine_tune", "joint"],
+        "scenario": "split_digits",
+        "optim.lr": [0.05, 1e30],
+    }
+    grid = {"base": base, "axes": axes, "exclude": [{"strategy": "joint", "optim.lr": 1e30}]}
+    Path("g.yaml").write_text(yaml.safe_dump({"name": "g", **grid, "options": options}))
+    code, lines = command("grid g.yaml")
+    assert code == 1 and lines[-1] == "runs/g"
+    assert "3 cells: 0 done, 3 to run" in lines and "3 cells: 2 done, 0 to run, 1 to retry" in (
+        "\n".join(lines)
+    )
+    assert any("nan" in line or "not finite" in line for line in lines)
+    records = {p: json.loads(p.read_text()) for p in Path("runs/g").glob("*/record.json")}
+    assert sorted(r["status"] for r in records.values()) == ["done", "done", "failed"]
+    (mine,) = [p.parent for p, r in records.items() if r["status"] == "done" and not r["reference"]]
+    assert json.loads((mine / "metrics.json").read_text())["intransigence"] is not None
+    code, lines = command("grid g.yaml optim.lr=0.05")
+    assert code == 0 and "2 cells: 2 done, 0 to run" in lines
+
+
+def test_a_killed_command_takes_its_cell_along_and_resumes(tmp_path: Path) -> None:
+    words = f"run strategy=fine_tune epochs=400 checkpoint=5 {UNTRACKED}".split()
+    command = [sys.executable, "-m", "clframe", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 50
+    while not (saved := list(tmp_path.glob("runs/solo/*/last.ckpt"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    folder = saved[0].parent
+    pid = json.loads((folder / "heartbeat.json").read_text())["pid"]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while _runs(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert json.loads((folder / "record.json").read_text())["status"] == "running"
+    from clframe.tracking.store import RunStore
+
+    assert RunStore(folder).state() == "interrupted"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, ProcessLookupError):
+        return False
+
+
+def test_what_new_writes_keeps_its_promises(command: Command) -> None:
+    for kind, name in (("strategy", "my_idea"), ("scenario", "my_data")):
+        code, lines = command(f"new {kind} {name}")
+        assert code == 0 and lines[-1] == f"check it with: clframe check {name}"
+        assert name in plugins(kind)  # type: ignore[arg-type]
+    code, lines = command("run strategy=my_idea scenario=my_data track.enabled=false")
+    assert code == 0
+    code, lines = command("check my_idea")
+    assert code == 0, lines
+    promises = ["✓ trains", "✓ is deterministic", "✓ resumes", "✓ forgets"]
+    assert [line[: len(p)] for line, p in zip(lines, promises, strict=True)] == promises
+
+
+def test_check_says_which_promise_is_broken(command: Command) -> None:
+    command("new strategy my_idea")
+    path = Path("strategies/my_idea.py")
+    text = (
+        path.read_text()
+        .replace('"""', '"""', 1)
+        .replace("    def loss(self", "    def loss(self", 1)
+    )
+    text = text.replace(
+        "        terms = {", "        torch.manual_seed(time.time_ns() % 2**31)\n        terms = {"
+    )
+    text = text.replace("return terms", "return {k: v * torch.rand(()) for k, v in terms.items()}")
+    path.write_text(
+        text.replace(
+            "from torch import Tensor", "import time\n\nimport torch\nfrom torch import Tensor"
+        )
+    )
+    code, lines = command("check my_idea")
+    assert code == 1
+    assert lines[0].startswith("✓ trains") and lines[1].startswith("✗ is deterministic")
+    assert "differs" in lines[1]
+
+
+def test_list_and_show(command: Command) -> None:
+    code, lines = command("list")
+    assert code == 0 and lines[0].startswith("strategies  ") and " replay" in lines[0]
+    assert any("split_digits" in line for line in lines)
+    code, lines = command("show replay")
+    assert code == 0 and any("capacity: int = 500" in line for line in lines)
+    assert any(line.startswith("source") and "replay.py:" in line for line in lines)
+    _, lines = command("show split_digits")
+    assert lines[0] == "split_digits: a preset of the scenario split"
