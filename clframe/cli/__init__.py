@@ -97,11 +97,7 @@ def _parser() -> Parser:
     check.add_argument("name")
     check.add_argument("words", nargs="*", metavar="key=value")
     verb("run", _run, runs=True).add_argument("words", nargs="*", metavar="key=value")
-    grid = verb("grid", _grid, runs=True)
-    grid.add_argument("file", type=Path)
-    grid.add_argument("words", nargs="*", metavar="key=value")
-    grid.add_argument("--workers", type=int, default=1, metavar="N", help="cells at once (1)")
-    grid.add_argument("--dry-run", action="store_true", help="show the cells and stop")
+    _grid_words(verb("grid", _grid, runs=True))
     report = verb("report", _report, runs=True)
     report.add_argument("grid", help="a grid's name, or its folder")
     report.add_argument("--baseline", metavar="STRATEGY", help="what the others are compared to")
@@ -110,6 +106,13 @@ def _parser() -> Parser:
     ui.add_argument("--port", type=int, default=5000)
     verb("cell", _cell).add_argument("folder", type=Path)
     return parser
+
+
+def _grid_words(grid: argparse.ArgumentParser) -> None:
+    grid.add_argument("file", type=Path)
+    grid.add_argument("words", nargs="*", metavar="key=value")
+    grid.add_argument("--workers", type=int, default=1, metavar="N", help="cells at once (1)")
+    grid.add_argument("--dry-run", action="store_true", help="show the cells and stop")
 
 
 def runs_folder(arguments: argparse.Namespace) -> Path:

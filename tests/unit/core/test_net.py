@@ -74,6 +74,7 @@ def test_new_rows_depend_on_seed_and_class_only() -> None:
         net.grow(order)
         rows.append(net.head.state_dict()["weight"][2])
         assert rows[-1].abs().max() <= 5**-0.5
+        assert not torch.equal(rows[-1], net.head.state_dict()["weight"][0])
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
 
 
