@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores; set before torch comes
 
-from clframe.config.identity import run_id, to_yaml
-from clframe.config.load import load_run
-from clframe.tracking.store import RunRecord, RunStore
+import pytest  # noqa: E402
+
+from clframe.config.identity import run_id, to_yaml  # noqa: E402
+from clframe.config.load import load_run  # noqa: E402
+from clframe.tracking.store import RunRecord, RunStore  # noqa: E402
 
 SMALL = (
     "scenario=split_digits",

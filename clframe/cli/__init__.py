@@ -109,7 +109,7 @@ def _parser() -> Parser:
 
 
 def _grid_words(grid: argparse.ArgumentParser) -> None:
-    grid.add_argument("file", type=Path)
+    grid.add_argument("file", type=Path, help="a YAML file, or the name of one in conf/grid")
     grid.add_argument("words", nargs="*", metavar="key=value")
     grid.add_argument("--workers", type=int, default=1, metavar="N", help="cells at once (1)")
     grid.add_argument("--dry-run", action="store_true", help="show the cells and stop")
@@ -165,11 +165,21 @@ def _grid(arguments: argparse.Namespace) -> int:
 
     if arguments.workers < 1:
         raise ConfigError(f"--workers = {arguments.workers}: expected at least 1")
-    spec = load_grid(arguments.file, arguments.words)
+    spec = load_grid(_grid_file(arguments.file), arguments.words)
     from clframe.grid.runner import run_grid
 
     runs = runs_folder(arguments)
     return run_grid(spec, runs, arguments.workers, dry_run=arguments.dry_run)
+
+
+def _grid_file(given: Path) -> Path:
+    """A grid file, or by its bare name one of conf/grid, here or clframe's own."""
+    from clframe.registry import conf_folders
+
+    if given.exists() or given.suffix or len(given.parts) > 1:
+        return given
+    places = [folder / "grid" / f"{given}.yaml" for folder in conf_folders()]
+    return next((place for place in places if place.exists()), given)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -70,7 +69,7 @@ def ui(runs: Path, words: Sequence[str], port: int) -> int:
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     print(f"http://{HOST}:{port}", flush=True)
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return subprocess.call(command, env=os.environ | quiet)
+    os.execve(command[0], command, os.environ | quiet)  # signals then reach the server itself
 
 
 def _uri(words: Sequence[str]) -> str | None:

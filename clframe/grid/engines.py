@@ -41,14 +41,6 @@ class Resources(NamedTuple):
         return 1.0 if not there else self.devices * min(1.0, there / workers)
 
 
-class CellCrash(RuntimeError):
-    """A cell was killed; carries its outcome."""
-
-    def __init__(self, outcome: CellOutcome) -> None:
-        super().__init__(outcome)
-        self.outcome = outcome
-
-
 class Engine(Protocol):
     """Runs cells and yields each outcome as it comes; no outcome ends the others."""
 
@@ -69,11 +61,16 @@ class InlineEngine:
         self, cells: Sequence[Path], resources: Mapping[Path, Resources]
     ) -> Iterator[CellOutcome]:
         for folder in cells:
-            yield supervise(folder, self.targets.get(folder), self.on_progress, launch=self.launch)
+            target = self.targets.get(folder)
+            try:
+                outcome = supervise(folder, target, self.on_progress, launch=self.launch)
+            except Exception as error:
+                outcome = _unsupervised(RunStore(folder), error)
+            yield outcome
 
 
 class RayEngine:
-    """Up to `workers` cells at once; Ray finds each its processors and repeats what crashed."""
+    """Up to `workers` cells at once; Ray finds each its processors and replaces lost workers."""
 
     def __init__(
         self,
@@ -90,7 +87,7 @@ class RayEngine:
     ) -> Iterator[CellOutcome]:
         with _ray(self.workers) as ray:
             shares = _shares(ray.cluster_resources(), resources, self.workers)
-            task = ray.remote(_task)
+            task = ray.remote(supervise)
             waiting, running = list(cells), dict[Any, Follower]()
             try:
                 while waiting or running:
@@ -98,11 +95,10 @@ class RayEngine:
                         folder = waiting.pop(0)
                         placed = task.options(
                             name=folder.name,
-                            max_retries=2,
-                            retry_exceptions=[CellCrash],
+                            max_retries=2,  # for lost workers; supervise resumes killed cells
                             **shares[folder],
                         )
-                        ref = placed.remote(folder, self.targets.get(folder), self.launch)
+                        ref = placed.remote(folder, self.targets.get(folder), launch=self.launch)
                         running[ref] = Follower(folder)
                     done, _ = ray.wait(list(running), num_returns=1, timeout=0.25)
                     for ref in done:
@@ -113,27 +109,22 @@ class RayEngine:
                 _cancel(ray, running)
 
 
-def _task(folder: Path, target: Target | None, launch: Launch | None) -> CellOutcome:
-    """What a Ray worker does: supervise one cell, and call a kill a crash so that Ray retries."""
-    outcome = supervise(folder, target, launch=launch, retries=0)
-    if outcome.rc is not None and outcome.rc < 0:
-        raise CellCrash(outcome)
-    return outcome
-
-
 def _collect(ray: Any, ref: Any, store: RunStore) -> CellOutcome:
     """The outcome of an ended task, whichever way it ended."""
     try:
         outcome: CellOutcome = ray.get(ref)
         return outcome
-    except CellCrash as crash:
-        return crash.outcome
     except ray.exceptions.RayError as error:
-        said = str(error).strip().splitlines()[-1]
-        record = store.update_record(status="failed", error=f"its worker was lost: {said}")
-        return CellOutcome(
-            store.folder.name, "failed", None, store.log_path, record.attempts, record.error
-        )
+        return _unsupervised(store, error)
+
+
+def _unsupervised(store: RunStore, error: Exception) -> CellOutcome:
+    """The outcome of a cell whose supervision itself broke: failed, and the others go on."""
+    lines = str(error).strip().splitlines() or [""]
+    said, attempts = f"{type(error).__name__}: {lines[-1]}", 0
+    if store.record_path.exists():
+        attempts = store.update_record(status="failed", error=said).attempts
+    return CellOutcome(store.folder.name, "failed", None, store.log_path, attempts, said)
 
 
 def _cancel(ray: Any, running: Mapping[Any, Follower]) -> None:

@@ -64,12 +64,12 @@ def run_grid(
     todo = [c for c in cells if c.intent not in ("done", "running")]
     if todo and launch is None:
         _check(todo)
-    targets = _targets(cells, runs)
+    targets = _targets(todo, runs)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "grid.yaml", spec.to_yaml())
     outcomes, code = _run(todo, targets, workers, console, spec.name, launch)
     changed = set(references.update(folder))
-    _deliver([c.folder for c in cells if c.folder in changed or owed(c.folder)], targets, console)
+    _deliver([c for c in cells if c.folder in changed or owed(c.folder)], runs, console)
     left = plan([c.cfg for c in cells], folder)
     for line in [*failures(outcomes), total(left)]:
         say(console, line)
@@ -190,9 +190,10 @@ def _run(
     return outcomes, 0
 
 
-def _deliver(folders: Sequence[Path], targets: dict[Path, Target | None], console: Console) -> None:
+def _deliver(cells: Sequence[Planned], runs: Path, console: Console) -> None:
     """Send MLflow what changed after a run ended, and what it could not take before."""
-    late = [f.name for f in folders if not deliver(f, targets[f])]
+    targets = _targets(cells, runs)
+    late = [c.folder for c in cells if not deliver(c.folder, targets[c.folder])]
     if late:
         say(console, f"MLflow did not take {len(late)} runs yet; the same command tries again")
 

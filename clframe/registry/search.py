@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ FOLDER: dict[Kind, str] = {"strategy": "strategies", "scenario": "scenarios"}
 PACKAGE = Path(clframe.__file__).resolve().parent
 
 
+@functools.cache
 def checkout() -> Path | None:
     """The folder of the repository when clframe runs from one; None for an installed wheel."""
-    root = PACKAGE.parent
-    return root if (root / "pyproject.toml").is_file() else None
+    project = PACKAGE.parent / "pyproject.toml"
+    ours = project.is_file() and 'name = "clframe"' in project.read_text(encoding="utf-8")
+    return PACKAGE.parent if ours else None
 
 
 def user_folders() -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +217,6 @@ def memories(strategy: Strategy) -> list[ReplayBuffer]:
 def train_on_ranks(rank: int, world: int, folder: str, names: list[str]) -> None:
     """One of `world` processes: trains each strategy and writes its state to `folder`."""
     torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     td.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
     for name in names:
         loop = Loop(lambda name=name: make(name), tiny_stream(), net="bare").run()

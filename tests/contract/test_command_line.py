@@ -143,13 +143,18 @@ def test_what_new_writes_keeps_its_promises(command: Command) -> None:
 def test_check_says_which_promise_is_broken(command: Command) -> None:
     command("new strategy my_idea")
     path = Path("strategies/my_idea.py")
-    noise = "return {k: v * (time.time_ns() % 97) for k, v in terms.items()}"
+    noise = "return {k: v * (1 + time.time_ns() % 97 / 1000) for k, v in terms.items()}"
     text = path.read_text().replace("return terms", noise)
     path.write_text(text.replace("from torch import", "import time\n\nfrom torch import"))
     code, lines = command("check my_idea")
     assert code == 1
     assert lines[0].startswith("✓ trains") and lines[1].startswith("✗ is deterministic")
     assert "differs" in lines[1]
+
+
+def test_a_shipped_grid_by_its_name(command: Command) -> None:
+    code, lines = command("grid quickstart seed=0 strategy=[replay] --dry-run")
+    assert code == 0 and "2 cells: 0 done, 2 to run" in lines and lines[-1] == "runs/quickstart"
 
 
 def test_list_and_show(command: Command) -> None:

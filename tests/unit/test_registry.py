@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -266,3 +268,36 @@ def test_shipped_plugins_are_well_formed() -> None:
         for plugin in registry.plugins(kind).values():
             assert plugin.doc.endswith("."), f"{plugin.path} opens with one sentence"
             assert plugin.facts.about, f"{plugin.path}: the class or function has a docstring"
+
+
+def test_a_wheel_carries_its_own_plugins(tmp_path: Path) -> None:
+    """The build copies the folders into the package; nothing beside it is searched then."""
+    root, site = Path(__file__).parents[2], tmp_path / "site"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "clframe", site / "clframe", ignore=ignore)
+    for folder in ("strategies", "scenarios", "conf"):
+        target = site / "clframe" / folder
+        shutil.copytree(root / folder, target, ignore=ignore, dirs_exist_ok=True)
+    (site / "strategies").mkdir()  # someone else's distribution
+    (site / "strategies" / "foreign.py").write_text("class Foreign: ...\n")
+    (tmp_path / "empty").mkdir()
+    code = (
+        "import clframe; from clframe import registry as r\n"
+        "p = r.find('strategy', 'replay'); print(p.path)\n"
+        "print(r.preset_files('scenario')['split_digits'])\n"
+        "print('foreign' in r.plugins('strategy'), r.shown(p.path))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "empty",
+        env={"PYTHONPATH": str(site), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    own = site / "clframe"
+    assert done.stdout.splitlines() == [
+        str(own / "strategies" / "replay.py"),
+        str(own / "conf" / "scenario" / "split_digits.yaml"),
+        "False <clframe>/strategies/replay.py",
+    ]

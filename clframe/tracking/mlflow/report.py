@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_NOTE = 8000
+WORKFLOW = "workflowType=machine_learning"  # the UI's menu for training, not the one for agents
 
 
 def upload_report(
@@ -72,10 +73,11 @@ def chart_links(target: Target, run_ids: Sequence[str], keys: Sequence[str]) -> 
     runs, experiments = _json(list(run_ids)), _json([target.experiment_id])
     links = {
         key: f"/#/metric?runs={runs}&metric={_json(key)}&experiments={experiments}"
-        f"&plot_metric_keys={_json([key])}&x_axis=step"
+        f"&plot_metric_keys={_json([key])}&x_axis=step&{WORKFLOW}"
         for key in keys
     }
-    return links | {"compare": f"/#/experiments/{target.experiment_id}/runs?compareRunsMode=CHART"}
+    page = f"/#/experiments/{target.experiment_id}/runs?compareRunsMode=CHART&{WORKFLOW}"
+    return links | {"compare": page}
 
 
 def _report_run(opened: MlflowClient, target: Target, grid: str) -> Run:

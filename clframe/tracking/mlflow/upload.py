@@ -73,8 +73,7 @@ class RunUploader:
             self._send_description(run)
             for path in self._artifacts():
                 self._client.log_artifact(self._id, str(path))
-            if run.info.status != STATUS[status]:
-                self._client.set_terminated(self._id, STATUS[status], self._end_ms())
+            self._client.set_terminated(self._id, STATUS[status], self._end_ms())
         except faults() as error:
             self._postpone(error)
             return False

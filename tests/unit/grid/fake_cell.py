@@ -40,6 +40,13 @@ if mode == "crash" or (mode == "crash once" and attempts == 1):
 if mode == "hang":
     open(os.path.join(folder, "hangs"), "w").close()
     time.sleep(60)
+if mode == "meet":
+    open(os.path.join(folder, "meets"), "w").close()
+    deadline = time.monotonic() + 60
+    beside = os.path.dirname(folder)
+    while sum(os.path.exists(os.path.join(beside, f, "meets")) for f in os.listdir(beside)) < 2:
+        assert time.monotonic() < deadline, "nobody came"
+        time.sleep(0.02)
 if mode == "slow":
     time.sleep(0.8)
 update(status="done", metrics={"acc_final": 0.75}, iteration=10, total_iterations=10)

@@ -1,4 +1,4 @@
-"""A net whose logits are its inputs, and batches that say what they hold."""
+"""Strategies to probe: nets that are easy to follow, batches that say what they hold, one step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clframe.core.augment import CropFlip
 from clframe.core.experience import Batch, Experience, Samples
 from clframe.core.net import Net
 from clframe.core.rng import clock
@@ -58,3 +59,28 @@ def build(name: str, num_classes: int, net: Net | None = None, **options: Any) -
     info = StreamInfo(num_classes, 2, "class", (num_classes,))
     strategy.attach(net or identity_net(num_classes), info)
     return strategy.train()
+
+
+def small_net(*, growing: bool = False, dropout: bool = True) -> Net:
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(3 * 4 * 4, 8), nn.ReLU()]
+    backbone = nn.Sequential(*layers, *([nn.Dropout(0.5)] if dropout else []))
+    return Net(backbone, 8, 4, growing=growing, augment=CropFlip(1, flip=True))
+
+
+def images(step: int, classes: tuple[int, int] = (0, 1)) -> Batch:
+    g = torch.Generator().manual_seed(step)
+    x = torch.randint(0, 256, (6, 3, 4, 4), generator=g).to(torch.uint8)
+    y = torch.tensor(classes)[torch.randint(0, 2, (6,), generator=g)]
+    return Batch(x, y, torch.zeros_like(y), torch.arange(6 * step, 6 * step + 6))
+
+
+def step(strategy: Strategy, optimizer: torch.optim.Optimizer, number: int, batch: Batch) -> None:
+    clock.set(0, number)
+    strategy.before_step(batch)
+    optimizer.zero_grad()
+    torch.stack(list(strategy.loss(batch).values())).sum().backward()
+    strategy.after_backward()
+    optimizer.step()
+    strategy.after_step(batch)
+    strategy.after_batch(batch)

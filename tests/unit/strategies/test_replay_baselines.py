@@ -1,4 +1,4 @@
-"""ER, ER-ACE, DER and DER++: every numeric example of their specification, and their edges."""
+"""ER, ER-ACE, DER and DER++: every numeric example of their specification."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clframe.core.augment import CropFlip
-from clframe.core.experience import Batch
 from clframe.core.net import Net
 from clframe.core.rng import clock
-from clframe.core.strategy import Strategy
-from clframe.errors import ConfigError
-from tests.unit.strategies.methods import batch_of, build, experience
+from tests.unit.strategies.methods import batch_of, build, experience, images, small_net, step
 
 ALL = ["replay", "er_ace", "der", "derpp"]
 
@@ -215,31 +211,6 @@ def test_derpp_draws_twice() -> None:
     assert [n for n, _ in asked] == [4, 4] and asked[0][1] != asked[1][1]
 
 
-def small_net(*, growing: bool = False, dropout: bool = True) -> Net:
-    torch.manual_seed(0)
-    layers = [nn.Flatten(), nn.Linear(3 * 4 * 4, 8), nn.ReLU()]
-    backbone = nn.Sequential(*layers, *([nn.Dropout(0.5)] if dropout else []))
-    return Net(backbone, 8, 4, growing=growing, augment=CropFlip(1, flip=True))
-
-
-def images(step: int, classes: tuple[int, int] = (0, 1)) -> Batch:
-    g = torch.Generator().manual_seed(step)
-    x = torch.randint(0, 256, (6, 3, 4, 4), generator=g).to(torch.uint8)
-    y = torch.tensor(classes)[torch.randint(0, 2, (6,), generator=g)]
-    return Batch(x, y, torch.zeros_like(y), torch.arange(6 * step, 6 * step + 6))
-
-
-def step(strategy: Strategy, optimizer: torch.optim.Optimizer, number: int, batch: Batch) -> None:
-    clock.set(0, number)
-    strategy.before_step(batch)
-    optimizer.zero_grad()
-    torch.stack(list(strategy.loss(batch).values())).sum().backward()
-    strategy.after_backward()
-    optimizer.step()
-    strategy.after_step(batch)
-    strategy.after_batch(batch)
-
-
 def weights_after(name: str, steps: int, **options: Any) -> Any:
     strategy = build(name, 4, small_net(), **options)
     optimizer = torch.optim.SGD(strategy.trainable(), lr=0.1, momentum=0.9)
@@ -284,95 +255,3 @@ def test_example_8_without_weights_it_is_fine_tuning(name: str, options: dict[st
     assert all(torch.equal(plain[k], same[k]) for k in plain)
     other = weights_after(name, 5)
     assert not all(torch.equal(plain[k], other[k]) for k in plain)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_step_never_replays_its_own_batch(name: str) -> None:
-    strategy = build(name, 4, small_net(), capacity=100)
-    optimizer = torch.optim.SGD(strategy.trainable(), lr=0.1)
-    sample, drawn = strategy.memory.sample, []
-
-    def watch(n: int, device: Any = None) -> Any:
-        rows = sample(n, device)
-        drawn.extend([] if rows is None else rows["uid"].tolist())
-        return rows
-
-    strategy.memory.sample = watch
-    strategy.prepare(experience(1, [0, 1]))
-    for number in range(4):
-        drawn.clear()
-        batch = images(number)
-        step(strategy, optimizer, number, batch)
-        assert not set(drawn) & set(batch.uid.tolist())
-        assert bool(drawn) == (number > 0)
-        assert len(strategy.memory) == 6 * (number + 1)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_replayed_rows_are_augmented_afresh(name: str) -> None:
-    strategy = build(name, 4, small_net(dropout=False), capacity=6)
-    seen: list[Tensor] = []
-    augment = strategy.net.augment
-
-    class Watch(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x)
-            out: Tensor = augment(x)
-            return out
-
-    strategy.prepare(experience(1, [0, 1]))
-    step(strategy, torch.optim.SGD(strategy.trainable(), lr=0.1), 0, images(0))
-    strategy.net.augment = Watch()
-    strategy.loss(images(1))
-    raw = {tuple(row.flatten().tolist()) for row in images(0).x}
-    assert len(seen) == (3 if name == "derpp" else 2)
-    assert torch.equal(seen[0], images(1).x)
-    for rows in seen[1:]:
-        assert {tuple(row.flatten().tolist()) for row in rows} == raw
-
-
-@pytest.mark.parametrize("name", ["der", "derpp"])
-def test_outputs_of_a_growing_head_count_as_zero_until_they_open(name: str) -> None:
-    strategy = build(name, 4, small_net(growing=True, dropout=False), alpha=1.0)
-    optimizer = torch.optim.SGD(strategy.trainable(), lr=0.1)
-    strategy.prepare(experience(0, [0, 1]))
-    step(strategy, optimizer, 0, images(0))
-    held = strategy.memory.column("logits")
-    assert (held[:, 2:] == 0).all() and (held[:, :2] != 0).all()
-    assert strategy.loss(images(1))["distil"] < 10
-    strategy.prepare(experience(1, [2, 3]))
-    strategy.eval()  # no augmentation: the logits of the stored rows can be had again
-    expected = (strategy.net(strategy.memory.column("x")) - held).square().mean()
-    strategy.net.augment = nn.Identity()
-    torch.testing.assert_close(strategy.loss(images(1, (2, 3)))["distil"], expected)
-
-
-# -- options ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "option", "value", "hint"),
-    [
-        ("replay", "capacity", 0, "at least 1"),
-        ("replay", "replay_size", 0, "1 or more"),
-        ("replay", "variant", "joint", "concat, sum"),
-        ("replay", "beta", -0.5, "0 or more"),
-        ("replay", "policy", "fifo", "reservoir, class_balanced"),
-        ("er_ace", "capacity", -1, "at least 1"),
-        ("er_ace", "replay_size", -2, "1 or more"),
-        ("er_ace", "mask", "seen", "clean, reference, present"),
-        ("der", "alpha", -1.0, "0 or more"),
-        ("der", "alpha", float("nan"), "0 or more"),
-        ("der", "replay_size", 0, "1 or more"),
-        ("der", "capacity", 0, "at least 1"),
-        ("derpp", "alpha", -1.0, "0 or more"),
-        ("derpp", "beta", -1.0, "0 or more"),
-        ("derpp", "replay_size", 0, "1 or more"),
-        ("derpp", "capacity", 0, "at least 1"),
-    ],
-)
-def test_bad_options_name_themselves(name: str, option: str, value: object, hint: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        build(name, 2, **{option: value})
-    message = str(caught.value)
-    assert message.startswith(f"{option}: {value!r} ") and hint in message

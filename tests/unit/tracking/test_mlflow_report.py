@@ -114,7 +114,10 @@ def test_a_name_that_leads_outside_is_refused(target: Target, figure: Path) -> N
             upload_report(target, "g", {name: figure}, {}, {}, "")
 
 
-def test_a_long_note_is_cut_to_what_mlflow_takes(target: Target) -> None:
+def test_a_long_note_is_cut_to_what_mlflow_takes(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")  # then it refuses what is too long
     run_id = upload_report(target, "g", {}, {}, {}, "é" * 9000)
     assert run_id is not None
     assert client(target.uri).get_run(run_id).data.tags["mlflow.note.content"] == "é" * 8000
@@ -170,5 +173,8 @@ def test_links_open_all_runs_on_one_step_axis() -> None:
     assert parse_qs(query) == {
         "runs": ['["r1","r2"]'], "metric": ['"acc/exp_00"'], "experiments": ['["7"]'],
         "plot_metric_keys": ['["acc/exp_00"]'], "x_axis": ["step"],
+        "workflowType": ["machine_learning"],
     }  # fmt: skip
-    assert links["compare"] == "/#/experiments/7/runs?compareRunsMode=CHART"
+    page, _, query = links["compare"].partition("?")
+    assert page == "/#/experiments/7/runs"
+    assert query == "compareRunsMode=CHART&workflowType=machine_learning"

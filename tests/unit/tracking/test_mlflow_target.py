@@ -226,7 +226,7 @@ def test_a_database_without_a_server_gets_absolute_places_too(
         def get_experiment_by_name(self, name: str) -> None:
             return None
 
-        def create_experiment(self, name: str, artifact_location: str | None) -> str:
+        def create_experiment(self, name: str, artifact_location: str) -> str:
             made.append(artifact_location)
             return "5"
 

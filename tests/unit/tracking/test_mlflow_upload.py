@@ -105,7 +105,7 @@ def test_without_its_notes_a_supervisor_finds_the_run_by_tags(
     cell.train(200)
     assert RunUploader(target, cell.store.folder).push(final=True) == 1200
     assert history("acc/exp_00") == cell.expected(400)
-    assert len(find_runs(target, "grid")) == 1
+    assert len(client(target.uri).search_runs([target.experiment_id])) == 1
 
 
 # -- trap 8: iterations replayed after a crash appear once ---------------------------------------
