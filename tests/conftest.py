@@ -8,11 +8,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores; set before torch comes
 
-import pytest  # noqa: E402
+import pytest
 
-from clframe.config.identity import run_id, to_yaml  # noqa: E402
-from clframe.config.load import load_run  # noqa: E402
-from clframe.tracking.store import RunRecord, RunStore  # noqa: E402
+from clframe.config.identity import run_id, to_yaml
+from clframe.config.load import load_run
+from clframe.tracking.store import RunRecord, RunStore
 
 SMALL = (
     "scenario=split_digits",

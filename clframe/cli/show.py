@@ -99,9 +99,10 @@ def _links(target: Target, folder: Path) -> dict[str, str]:
     host = target.uri if target.uri.startswith("http") else f"http://{HOST}:{PORT}"
     of_scenario: dict[str, list[str]] = defaultdict(list)
     for key, run in sorted(find_runs(target, folder.name).items()):
-        config = folder / key / "config.yaml"
-        if config.exists():
-            of_scenario[str(RunStore(config.parent).read_config()["scenario"])].append(run)
+        store = RunStore(folder / key)
+        # a reference takes more updates than the others: it would squeeze their curves
+        if store.config_path.exists() and store.read_record().reference is None:
+            of_scenario[str(store.read_config()["scenario"])].append(run)
     links = {}
     for scenario, ids in of_scenario.items():
         for metric, address in chart_links(target, ids, CURVES).items():

@@ -20,7 +20,7 @@ from clframe.config.read import COMMAND_LINE, flat, merged, overrides, put, read
 from clframe.config.resolve import KINDS, choices
 from clframe.config.schema import RunConfig, keys
 from clframe.errors import ClframeError, nearest
-from clframe.registry import plugin_names, shown
+from clframe.registry import plugin_names, shown, snapshot
 
 PARTS = ("name", "base", "axes", "include", "exclude", "options")
 RESERVED = ("solo", "artifacts")  # folders of runs/ that are no grids
@@ -49,6 +49,10 @@ class GridSpec:
 
         Every problem of every cell is reported at once; what is merely odd goes to `notices`.
         """
+        with snapshot():
+            return self._cells()
+
+    def _cells(self) -> list[RunConfig]:
         found: dict[str, RunConfig] = {}
         problems: list[Problem] = []
         used: set[str] = set()
@@ -75,8 +79,9 @@ class GridSpec:
     def to_yaml(self) -> str:
         """The grid file that gives the same cells again."""
         used: set[str] = set()
-        for _, changes in self._changes():
-            _prune(self._data(changes), used)
+        with snapshot():
+            for _, changes in self._changes():
+                _prune(self._data(changes), used)
         spec = {part: getattr(self, part) for part in PARTS}
         spec["options"] = {k: v for k, v in self._given_options().items() if k in used}
         spec["base"] = {k: v for k, v in self.base.items() if k != "options"}

@@ -21,6 +21,7 @@ from clframe.registry import Kind, plugin_names
 from clframe.tracking.store import RunStore
 
 SMALL = ["epochs=2", "batch_size=8", "eval.subset=20", "checkpoint=7", "track.enabled=false"]
+PLAIN = "clframe.api:Strategy"  # fine-tuning
 PER_CLASS = 40
 ORDER: dict[Kind, str] = {"strategy": "L0 L1 F0 L2", "scenario": "L0 F0"}
 LONGER = 3  # times the epochs are doubled for a run that ends before it can be killed
@@ -75,13 +76,13 @@ def _defaults(kind: Kind, name: str) -> list[str]:
     if kind == "strategy":
         last = name.rpartition("+")[2]
         alone = last in plugin_names(kind) and _is_wrapper(last)
-        chain = f"{name}+fine_tune" if alone else name
+        chain = f"{name}+{PLAIN}" if alone else name
         limit = f"options.split_digits.train_limit={PER_CLASS}"
         return [f"strategy={chain}", "scenario=split_digits", limit]
     (choice,) = choices(kind, name, {})
     takes = {o.name for o in find(kind, choice.plugin.name).options}
     fewer = [f"options.{name}.train_limit={PER_CLASS}"] if "train_limit" in takes else []
-    return ["strategy=fine_tune", f"scenario={name}", *fewer]
+    return [f"strategy={PLAIN}", f"scenario={name}", *fewer]
 
 
 def _is_wrapper(name: str) -> bool:
@@ -104,7 +105,8 @@ def _findings(kind: Kind, cfg: RunConfig, folder: Path, launch: Launch | None) -
     yield _finding(
         "is deterministic", second, "two runs: " + (same or "equal traces and weights"), same
     )
-    yield _resumes(cfg, folder, launch)
+    if same is None and second.status == "done":  # else no resumed run could be compared with it
+        yield _resumes(cfg, folder, launch)
     order = cfg.model_copy(update={"requests": ORDER[kind]})
     forgets = _train(order, folder / "forgets", launch)
     yield _finding("forgets", forgets, f"requests: {ORDER[kind]}")

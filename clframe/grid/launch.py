@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from clframe.errors import PluginError
@@ -132,7 +133,7 @@ def fork(folder: Path, env: dict[str, str], log: Path) -> Handle:
     if not start_server(env):
         return spawn(folder, env, log)
     process = context().Process(target=cell.forked, args=(folder, Path.cwd(), env, log))
-    process.start()
+    _start(process)
     return Forked(process)
 
 
@@ -165,7 +166,7 @@ def ask(function: Callable[..., Answer], *arguments: Any, threads: int = 1) -> A
     ours, theirs = context().Pipe(duplex=False)
     call = (theirs, Path.cwd(), env, function, arguments)
     process = context().Process(target=_answer, args=call)
-    process.start()
+    _start(process)
     theirs.close()
     try:
         answer: Answer = ours.recv()
@@ -177,6 +178,16 @@ def ask(function: Callable[..., Answer], *arguments: Any, threads: int = 1) -> A
     finally:
         process.kill()
         process.join()
+
+
+def _start(process: ForkServerProcess) -> None:
+    """Start a fork without its running our main program again, as multiprocessing would have it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _answer(

@@ -11,6 +11,7 @@ from clframe.config.resolve import resolve_options
 from clframe.config.schema import RunConfig
 from clframe.errors import ClframeError, ConfigError
 from clframe.grid.launch import ask
+from clframe.registry import snapshot
 
 SILENT = {"seed", "track", "checkpoint", "deterministic"}
 
@@ -21,8 +22,9 @@ def preflight(cells: Sequence[RunConfig]) -> None:
     Their plug-ins are imported, their scenarios built and their strategies constructed, in a
     process of its own: this one stays small and without torch.
     """
-    distinct = {_key(c): c for c in cells}
-    ordered = sorted(distinct.values(), key=_stream_key)
+    with snapshot():
+        distinct = {_key(c): c for c in cells}
+        ordered = sorted(distinct.values(), key=_stream_key)
     problems = ask(examine, ordered, threads=max(c.threads for c in ordered))
     if problems:
         raise ConfigError("\n".join(problems))

@@ -23,6 +23,7 @@ from clframe.grid.engines import Engine, InlineEngine, RayEngine, Resources
 from clframe.grid.launch import Launch, environment, start_server
 from clframe.grid.preflight import preflight
 from clframe.grid.supervise import CellOutcome, deliver, held, owed
+from clframe.registry import snapshot
 from clframe.tracking.files import replace_file
 from clframe.tracking.store import RunStore
 
@@ -113,8 +114,9 @@ def run_one(
 def plan(cells: Sequence[RunConfig], folder: Path) -> list[Planned]:
     """What is to be done about each cell, judged from the folders alone."""
     planned = []
-    for cfg in cells:
-        at = folder / run_id(cfg)
+    with snapshot():
+        folders = [folder / run_id(cfg) for cfg in cells]
+    for cfg, at in zip(cells, folders, strict=True):
         state = RunStore(at).state() if at.exists() else "missing"
         if state == "running":
             intent: Intent = "running" if held(at) else "resume"

@@ -16,7 +16,9 @@ from clframe.registry.search import (
     folders,
     plugin_files,
     preset_files,
+    remembered,
     shown,
+    snapshot,
 )
 
 __all__ = [
@@ -33,11 +35,13 @@ __all__ = [
     "plugins",
     "preset_files",
     "shown",
+    "snapshot",
     "split_chain",
     "unknown",
 ]
 
 
+@remembered
 def plugins(kind: Kind) -> dict[str, Plugin]:
     """Every plug-in of `kind` by name: from the folders, then from installed packages."""
     found = {

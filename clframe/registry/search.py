@@ -5,9 +5,11 @@ from __future__ import annotations
 import filecmp
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import clframe
 from clframe.errors import PluginError
@@ -16,6 +18,37 @@ from clframe.registry.declared import read
 Kind = Literal["strategy", "scenario"]
 FOLDER: dict[Kind, str] = {"strategy": "strategies", "scenario": "scenarios"}
 PACKAGE = Path(clframe.__file__).resolve().parent
+
+
+Result = TypeVar("Result")
+_seen: ContextVar[dict[Any, Any] | None] = ContextVar("seen", default=None)
+
+
+@contextmanager
+def snapshot() -> Iterator[None]:
+    """Take the folders to be as they are now while the block lasts: many look-ups, one look."""
+    token = _seen.set({})
+    try:
+        yield
+    finally:
+        _seen.reset(token)
+
+
+def remembered(look: Callable[[Kind], Result]) -> Callable[[Kind], Result]:
+    """Let `look` look once for each kind within a snapshot."""
+
+    @functools.wraps(look)
+    def once(kind: Kind) -> Result:
+        seen = _seen.get()
+        if seen is None:
+            return look(kind)
+        key = (look, kind)
+        if key not in seen:
+            seen[key] = look(kind)
+        found: Result = seen[key]
+        return found
+
+    return once
 
 
 @functools.cache
@@ -66,6 +99,7 @@ def conf_folders() -> list[Path]:
     return _distinct(p for p in places if p.is_dir())
 
 
+@remembered
 def preset_files(kind: Kind) -> dict[str, Path]:
     """Name -> file for every preset of `kind`."""
     files: dict[str, Path] = {}

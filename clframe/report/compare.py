@@ -14,12 +14,14 @@ from clframe.report.groups import Group, Method, by_benchmark
 from clframe.report.tables import Record, Table
 from clframe.report.values import Values
 
-LOWER_BOUND = "fine_tune"  # the baseline when none is named and a grid has it
 FEW_SEEDS = 5
 
 
 def choose_baseline(groups: Sequence[Group], named: str | None) -> str | None:
-    """The strategy or method label that differences are taken to; None when nothing can be."""
+    """The strategy or method label that differences are taken to: by default the grid's first.
+
+    None when there is no method.
+    """
     methods = list(dict.fromkeys(g.method for g in groups if not g.reference))
     known = [m.strategy for m in methods] + [m.label for m in methods]
     if named is not None and named not in known:
@@ -27,7 +29,7 @@ def choose_baseline(groups: Sequence[Group], named: str | None) -> str | None:
             f"no finished method {named!r} to compare with.{nearest(named, known)}\n"
             f"Methods: {', '.join(dict.fromkeys(known)) or 'none'}."
         )
-    return named or (LOWER_BOUND if LOWER_BOUND in known else next(iter(known), None))
+    return named or next(iter(known), None)
 
 
 def baseline_for(group: Group, members: Sequence[Group], baseline: str) -> Group | None:

@@ -40,7 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_file_is_described_without_importing_it(project: Path) -> None:
     path = project / "strategies" / "alpha_beta.py"
-    path.write_text("raise RuntimeError('imported')\n" + STRATEGY)
+    path.write_text(STRATEGY + "\nraise RuntimeError('imported')\n")
     plugin = registry.find("strategy", "alpha_beta")
     assert (plugin.kind, plugin.path, plugin.is_wrapper) == ("strategy", path, False)
     assert [str(o) for o in plugin.options] == [
@@ -48,12 +48,8 @@ def test_a_file_is_described_without_importing_it(project: Path) -> None:
         "rate: float",
         "mode: str = 'a' + 'b'",
     ]
+    assert plugin.doc == "Alpha: the first of its kind."
     assert [o.literal() for o in plugin.options] == [3, ..., ...]
-
-
-def test_the_doc_is_the_first_line_of_the_file(project: Path) -> None:
-    (project / "strategies" / "alpha_beta.py").write_text(STRATEGY)
-    assert registry.find("strategy", "alpha_beta").doc == "Alpha: the first of its kind."
 
 
 def test_file_and_class_names_are_compared_without_case_and_underscores(project: Path) -> None:

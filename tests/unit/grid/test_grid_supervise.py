@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 
 from clframe.grid import supervise as module
-from clframe.grid.launch import Launch, environment
+from clframe.grid.launch import Launch
 from clframe.grid.supervise import Follower, Progress, deliver, held, owed, supervise
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunRecord, RunStore
@@ -228,63 +227,3 @@ def test_nothing_is_owed_when_nothing_is_tracked(cell: Cell, faked: Faked) -> No
     folder = cell()
     supervise(folder, None, launch=faked())
     assert not owed(folder) and deliver(folder, None)
-
-
-def test_a_cell_dies_with_its_supervisor(tmp_path: Path) -> None:
-    """Also when the supervisor cannot say goodbye: a program started by `spawn` holds a leash."""
-    code = (
-        "import sys, time; from pathlib import Path; from clframe.grid import cell\n"
-        "cell._watch_supervisor(); print('up', flush=True); time.sleep(60)\n"
-    )
-    script = (
-        "import os, subprocess, sys, time\nfrom clframe.grid.cell import LEASH\n"
-        "end, leash = os.pipe()\n"
-        "env = os.environ | {LEASH: str(end)}\n"
-        f"p = subprocess.Popen([sys.executable, '-c', {code!r}], env=env,"
-        " pass_fds=[end], start_new_session=True, stdout=subprocess.PIPE)\n"
-        "p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)\n"
-    )
-    supervisor = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    assert supervisor.stdout is not None
-    pid = int(supervisor.stdout.readline())
-    supervisor.kill()
-    supervisor.communicate()
-    deadline = time.monotonic() + 10
-    while _runs(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def test_environment_is_a_function_of_what_is_given() -> None:
-    env = environment(3, {"PATH": "/bin", "SLURM_X": "1", "RANKED": "1", "MKL_NUM_THREADS": "9"})
-    assert env["RANKED"] == "1" and env["MKL_NUM_THREADS"] == "3" and "SLURM_X" not in env
-
-
-def test_forked_cells_are_as_separate_as_programs(tmp_path: Path) -> None:
-    """Own session, own environment and folder, own log; what they do stays in them."""
-    log = tmp_path / "log.txt"
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=_enter_and_speak, args=(tmp_path, {"ONLY": "this"}, log))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    out, err = sorted(log.read_text().splitlines())
-    assert out == f"A {tmp_path} ['ONLY'] True" and err == "B error"
-    assert "ONLY" not in os.environ
-
-
-def _enter_and_speak(here: Path, env: dict[str, str], log: Path) -> None:
-    from clframe.grid.cell import enter
-
-    enter(here, env, log)
-    own = os.getsid(0) == os.getpid()
-    os.write(1, f"A {os.getcwd()} {list(os.environ)} {own}\n".encode())
-    os.write(2, b"B error\n")
