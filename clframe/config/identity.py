@@ -18,6 +18,7 @@ from clframe.config.schema import RunConfig
 from clframe.registry import shown, split_chain
 
 SCHEMA = 1  # raise it when a default in the schema changes: old runs are then no longer the same
+UNNORMED = ("mlp", "cnn")  # networks without batch norm
 SILENT = {"devices", "accelerator", "track", "checkpoint", "tune", "data", "options", "requests"}
 
 
@@ -37,6 +38,8 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
     facts = cfg.model_dump(exclude=SILENT, exclude_defaults=True)
     facts["schema"] = SCHEMA
     facts["plugins"] = {k: [_facts(c) for c in resolve_options(cfg, k)] for k in KINDS}
+    if cfg.devices > 1 and cfg.accelerator != "gpu" and cfg.net.name not in UNNORMED:
+        facts["local_batch_norm"] = cfg.devices  # not synchronised there: each rank its own
     requests = cfg.request_list()
     if requests is not None:
         facts["requests"] = [r.model_dump(exclude_defaults=True) for r in requests]

@@ -26,7 +26,7 @@ class CropFlip(nn.Module):
         counts = dist.sizes(n, x.device)
         start = sum(counts[: dist.rank()])
         draws = torch.rand(sum(counts), 3, generator=shared_rng("augment"))
-        top, left, mirror = draws[start : start + n].to(x.device).unbind(1)
+        top, left, mirror = draws[start : start + n].to(x.device, non_blocking=True).unbind(1)
         span = 2 * self.pad + 1
         rows = (top * span).long()[:, None] + torch.arange(height, device=x.device)
         cols = torch.arange(width, device=x.device).expand(n, width)

@@ -87,8 +87,8 @@ class ReplayBuffer(nn.Module):
             source = torch.tensor(list(taken.values()))
             for name, value in rows.items():
                 store = self._store(name)
-                kept = value.index_select(0, source.to(value.device)).to(store.device)
-                store.index_copy_(0, slots.to(store.device), kept)
+                kept = value.index_select(0, _there(source, value)).to(store.device)
+                store.index_copy_(0, _there(slots, store), kept)
 
     def _allocate(self, name: str, values: Tensor) -> None:
         self.register_buffer(f"column_{name}", values)
@@ -154,7 +154,7 @@ class ReplayBuffer(nn.Module):
         out = {}
         for name in self._columns:
             store = self._store(name)
-            rows = store.index_select(0, index.to(store.device))
+            rows = store.index_select(0, _there(index, store))
             out[name] = rows if device is None else rows.to(device)
         return out
 
@@ -211,3 +211,8 @@ class ReplayBuffer(nn.Module):
                 saved = state_dict[f"{prefix}column_{name}"]
                 self._allocate(name, saved.new_empty((self.capacity, *saved.shape[1:])))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _there(index: Tensor, like: Tensor) -> Tensor:
+    """A small index on the device of `like`, without waiting for that device."""
+    return index.to(like.device, non_blocking=True)

@@ -70,9 +70,9 @@ class Net(nn.Module):
         self.register_buffer("opened", torch.full((num_classes,), not growing))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Raw inputs as the backbone wants them; floats pass through."""
+        """Raw inputs as the backbone wants them; of floats the precision alone changes."""
         if x.dtype != torch.uint8:
-            return x
+            return x.to(self.gain.dtype)
         tail = (1,) * (x.dim() - 2)
         return torch.addcmul(
             self.shift.view(-1, *tail), x.to(self.gain.dtype), self.gain.view(-1, *tail)

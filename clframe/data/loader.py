@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -28,15 +27,17 @@ class ExperienceLoader:
 
     @property
     def num_batches(self) -> int:
-        """Batches in a whole epoch."""
-        return math.ceil(len(self.samples) / self.size)
+        """Batches in a whole epoch; a single sample left over joins the last (batch norm)."""
+        whole, rest = divmod(len(self.samples), self.size)
+        return whole + (rest > (1 if whole else 0))
 
     def __len__(self) -> int:
         return self.num_batches
 
     def rows(self, batch: int) -> int:
         """Samples in a batch, over all ranks."""
-        return min(self.size, len(self.samples) - batch * self.size)
+        last = batch == self.num_batches - 1
+        return len(self.samples) - batch * self.size if last else self.size
 
     def order(self, epoch: int) -> Tensor:
         """The permutation of the samples in `epoch`, on the device of the data."""
@@ -48,7 +49,7 @@ class ExperienceLoader:
         self.epoch, self.batch = epoch + 1, 0
         order = self.order(epoch)
         for b in range(first, self.num_batches):
-            rows = order[b * self.size : (b + 1) * self.size]
+            rows = order[b * self.size : b * self.size + self.rows(b)]
             yield self.samples.take(rows[dist.part(len(rows))])
 
 

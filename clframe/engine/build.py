@@ -15,11 +15,11 @@ from clframe.config.schema import RunConfig
 from clframe.core.augment import standard_augmentation
 from clframe.core.backbones import BACKBONES
 from clframe.core.experience import Stream
-from clframe.core.net import Net
+from clframe.core.net import Net, evaluating, frozen_state
 from clframe.core.rng import clock
 from clframe.core.strategy import Strategy, StreamInfo
 from clframe.data.stream import build_stream, splice
-from clframe.errors import ConfigError, DataError, nearest
+from clframe.errors import ClframeError, ConfigError, DataError, nearest
 
 
 def make_stream(cfg: RunConfig) -> Stream:
@@ -62,7 +62,7 @@ def make_strategy(cfg: RunConfig, info: StreamInfo, mean: Any, std: Any) -> Stra
             "derive its class from clframe.api.Strategy."
         )
     built.attach(net, info)
-    return built
+    return built.double() if cfg.precision == "64" else built
 
 
 def make_net(cfg: NetConfig, info: StreamInfo, mean: Any, std: Any) -> Net:
@@ -98,6 +98,18 @@ def make_net(cfg: NetConfig, info: StreamInfo, mean: Any, std: Any) -> Net:
     return net
 
 
+def try_net(cfg: RunConfig, net: Net, x: torch.Tensor) -> None:
+    """One forward of raw inputs, leaving no trace. Raises ConfigError when the net cannot do it."""
+    with torch.no_grad(), frozen_state(net), evaluating(net):
+        try:
+            net(x)
+        except (RuntimeError, ValueError, ZeroDivisionError) as error:
+            raise ConfigError(
+                f"net: {cfg.net.name!r} with args {cfg.net.args} cannot take inputs of shape "
+                f"{tuple(x.shape[1:])}: {error}"
+            ) from error
+
+
 def is_convolutional(module: nn.Module) -> bool:
     """Whether the module has 2-D convolutions."""
     return any(isinstance(m, nn.Conv2d) for m in module.modules())
@@ -119,6 +131,8 @@ def channels_last(module: nn.Module) -> bool:
 def _call(cfg: NetConfig, make: Any) -> tuple[nn.Module, int]:
     try:
         made: tuple[nn.Module, int] = make()
+    except ClframeError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"net: {cfg.name!r} cannot be built: {error}") from error
     return made

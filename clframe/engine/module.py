@@ -138,6 +138,8 @@ class ContinualModule(LightningModule):
         self.observer.after_update(at.iteration, at.local, last, terms)
 
     def _step(self, terms: dict[str, Tensor]) -> None:
+        if self.inner is None:  # nothing to train: the losses are only journalled
+            return
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         factor = self.schedule(self.position.local, self.num_updates)

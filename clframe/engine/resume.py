@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def prepare(strategy: Strategy, experiences: list[Experience], upto: int, seed: int) -> None:
+def prepare(strategy: Strategy, experiences: Sequence[Experience], upto: int, seed: int) -> None:
     """Run `prepare` for the stream positions 0..upto, as the run did, so that a state dict fits."""
     for exp in experiences[: upto + 1]:
         if exp.kind == "learn":

@@ -24,18 +24,20 @@ def run_cell(folder: Path) -> int:
     store = RunStore(folder)
     main = int(os.environ.get("LOCAL_RANK", 0)) == 0
     _quieten()
+    begun = False
     with store.heartbeat() if main else nullcontext():
         try:
             if main:
                 attempts = store.read_record().attempts + 1
                 store.update_record(status="running", error=None, attempts=attempts)
             run = Run(from_yaml(store.config_path), store, main)
+            begun = True  # from here on there is something to lose: not bad input any more
             run.all()
             if main:
                 finish(store, run.stream, run.strategy.reference)
             return 0
         except ClframeError as error:
-            return _failed(store, main, str(error), 2)
+            return _failed(store, main, str(error), 1 if begun else 2)
         except Exception as error:
             return _failed(store, main, f"{type(error).__name__}: {error}", 1)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clframe.config.schema import RunConfig
+from clframe.core import dist
 from clframe.core.experience import Experience
 from clframe.core.rng import clock
 from clframe.data.loader import ExperienceLoader, ForgetLoader
@@ -26,6 +27,7 @@ from clframe.engine.costs import account
 from clframe.engine.module import ContinualModule, Position
 from clframe.engine.optim import Schedule, build_optimizer
 from clframe.engine.trainer import make_trainer
+from clframe.errors import TrainingError
 from clframe.evaluation.evaluator import ContinualEvaluator
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunStore
@@ -39,7 +41,10 @@ class _Mute:
     offset = 0
 
     def append(self, kind: str, **arrays: Any) -> None:
-        return
+        """Drop the frame."""
+
+    def sync(self) -> None:
+        """Nothing to make durable."""
 
 
 class Run:
@@ -69,30 +74,27 @@ class Run:
         self.seconds["build"] += time.perf_counter() - self.began
 
     def _restore(self) -> None:
-        path = self.store.checkpoint_path
-        if not path.is_file():
+        if not self.store.checkpoint_path.is_file():
             self.journal: Any = Journal(self.store.journal_path) if self.main else _Mute()
             return
-        state = resume.load(path)
+        state = resume.load(self.store.checkpoint_path)
         self.position = Position(**state["position"])
         self.prepared = state["prepared"]
-        experiences = list(self.stream.experiences)
-        resume.prepare(self.strategy, experiences, self.prepared, self.cfg.seed)
+        resume.prepare(self.strategy, self.stream.experiences, self.prepared, self.cfg.seed)
         self.strategy.load_state_dict(state["strategy"])
         self.optimizer_state = state["optimizer"]
         self.seconds = state["seconds"]
         self.restored = state
-        at = state["journal"]
-        self.journal = Journal(self.store.journal_path, at) if self.main else _Mute()
+        self.journal = Journal(self.store.journal_path, state["journal"]) if self.main else _Mute()
 
     def _describe(self) -> None:
-        cfg = self.cfg.eval
+        cfg, reference = self.cfg.eval, self.strategy.reference is not None
         self.store.update_record(
             data=self.stream.describe(),
             reference=self.strategy.reference,
             eval={
-                "rho": cfg.rho,
-                "dense": cfg.dense,
+                "rho": 0 if reference else cfg.rho,  # a reference is its boundaries
+                "dense": 0 if reference else cfg.dense,
                 "subset": cfg.subset,
                 "split": cfg.split,
                 "fixed": True,
@@ -132,20 +134,21 @@ class Run:
             clip=cfg.clip,
             average_norms=cfg.devices > 1 and self.device.type == "cpu",
         )
+        trainer = make_trainer(cfg, max(1, epochs - at.epoch))
+        module.plugin = trainer.precision_plugin
         if module.num_updates == 0:
+            if cfg.devices > 1 and dist.world() == 1:
+                raise TrainingError(
+                    f"experience {exp.index} has no update to make, and it comes first: the ranks "
+                    "meet at the first update. Use devices=1."
+                )
             module.to(self.device)
             self.start(module, fresh=True)
             self.finish(module)
-        elif at.local < module.num_updates:
-            trainer = make_trainer(cfg, epochs - at.epoch)
-            module.plugin = trainer.precision_plugin
+        else:
             if at.local and self.restored.get("precision"):
                 module.plugin.load_state_dict(self.restored["precision"])
             trainer.fit(module, train_dataloaders=loader)
-        else:  # killed after the last update, before its end was saved
-            module.to(self.device)
-            self.start(module, fresh=False)
-            self.finish(module)
 
     def _loader(self, exp: Experience) -> tuple[ExperienceLoader | ForgetLoader, int]:
         at, cfg = self.position, self.cfg
@@ -210,21 +213,22 @@ class Run:
             self.strategy.begin(exp)
         elif self.strategy.forget(exp):
             at.iteration += 1
-            self.evaluator.boundary(exp, at.iteration, subset=True)
+            if module.num_updates:
+                self.evaluator.observe(exp, at.iteration)
 
     def _make_evaluator(self, module: ContinualModule) -> ContinualEvaluator:
         cfg = self.cfg.eval
         reference = self.strategy.reference is not None
-        default = 250 if self.device.type == "cpu" and is_convolutional(self.strategy) else 1000
+        chunk = 250 if is_convolutional(self.strategy) else 1000
         evaluator = ContinualEvaluator(
             self.stream,
             self.strategy,
             self.journal,
-            rho=0 if reference else cfg.rho,  # a reference is its boundaries
+            rho=0 if reference else cfg.rho,
             dense=0 if reference else cfg.dense,
             subset=None if cfg.subset == "all" else int(cfg.subset),
             seed=self.cfg.seed,
-            chunk=cfg.chunk or (default if self.device.type == "cpu" else 8192),
+            chunk=cfg.chunk or (chunk if self.device.type == "cpu" else 8192),
             device=self.device,
             precision=module.forward_context,
             channels_last=channels_last(self.strategy),
@@ -235,12 +239,12 @@ class Run:
         return evaluator
 
     def before_update(self, local: int, last: bool) -> None:
-        assert self.evaluator is not None
-        self.evaluator.before_update(self.exp, local, last)
+        if self.evaluator:
+            self.evaluator.before_update(self.exp, local, last)
 
     def gradients(self, iteration: int, terms: dict[str, Tensor]) -> None:
-        assert self.evaluator is not None
-        self.evaluator.gradients(iteration, terms)
+        if self.evaluator:
+            self.evaluator.gradients(iteration, terms)
 
     def after_update(
         self, iteration: int, local: int, last: bool, terms: dict[str, Tensor]
@@ -265,7 +269,7 @@ class Run:
         if changed or at.iteration == at.start:  # either counts as an update of its own
             at.iteration += 1
             changed = True
-        self.evaluator.boundary(exp, at.iteration, subset=changed)
+        self.evaluator.boundary(exp, at.iteration, subset=changed or module.num_updates == 0)
         at.experience, at.epoch, at.batch, at.local = exp.index + 1, 0, 0, 0
         at.start = at.iteration
         self._save(module)
@@ -278,6 +282,7 @@ class Run:
         self.optimizer_state = optimizer.state_dict() if optimizer is not None else None
         if not self.main:
             return
+        self.journal.sync()  # a checkpoint must not outlive the frames it counts on
         now = self.seconds | {"total": self.seconds["total"] + begun - self.began}
         resume.save(
             self.store.checkpoint_path,

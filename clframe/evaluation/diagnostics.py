@@ -27,7 +27,9 @@ class Diagnostics:
     Raises ConfigError for an unknown name.
     """
 
-    def __init__(self, strategy: Strategy, bank: EvalBank, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, strategy: Strategy, bank: EvalBank, names: tuple[str, ...], positions: list[int]
+    ) -> None:
         for n in names:
             if n not in KNOWN:
                 raise ConfigError(
@@ -35,6 +37,7 @@ class Diagnostics:
                     f"Known: {', '.join(KNOWN)}."
                 )
         self.strategy, self.bank, self.names = strategy, bank, names
+        self.positions = positions
         self._before: Tensor | None = None
         self._series: dict[tuple[str, ...], list[tuple[int, Tensor]]] = {}
 
@@ -84,7 +87,7 @@ class Diagnostics:
         ]
 
     def _add(self, name: str, iteration: int, values: Tensor) -> None:
-        keys = tuple(f"{name}/exp_{i:02d}" for i in range(len(values)))
+        keys = tuple(f"{name}/exp_{p:02d}" for p in self.positions[: len(values)])
         self._series.setdefault(keys, []).append((iteration, values.double()))
 
     def _features(self, seen: int) -> Tensor:

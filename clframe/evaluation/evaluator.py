@@ -62,9 +62,8 @@ class ContinualEvaluator:
         self.learned = stream.learned
         self.positions = [e.index for e in self.learned]
         with_task = stream.setting == "task"
-        normalise = strategy.net.normalise
 
-        def bank(size: int | None) -> EvalBank:
+        def bank(size: int | None, prepare: Callable[[Tensor], Tensor]) -> EvalBank:
             return EvalBank(
                 self.learned,
                 num_classes=stream.num_classes,
@@ -72,18 +71,18 @@ class ContinualEvaluator:
                 subset=size,
                 seed=seed,
                 device=device,
-                normalise=normalise,
+                normalise=prepare,
                 chunk=chunk,
                 channels_last=channels_last,
             )
 
-        self.bank = bank(subset)
+        self.bank = bank(subset, strategy.net.normalise)
         largest = max(len(e.eval) for e in self.learned)
-        self.full = self.bank if subset is None or subset >= largest else bank(None)
+        self.full = self.bank if subset is None or subset >= largest else bank(None, _raw)
         learners = list(strategy.readouts())
         self.readouts = [f"{name}/{mask}" for name in learners for mask in MASKS]
         self.primary = f"{learners[0]}/{'task' if with_task else 'seen'}"
-        self.diagnostics = Diagnostics(strategy, self.bank, diagnostics)
+        self.diagnostics = Diagnostics(strategy, self.bank, diagnostics, self.positions)
         self._bias = self._seen_biases()
         self._counts: list[tuple[int, int, int, Tensor]] = []
         self._losses: list[tuple[int, tuple[str, ...], Tensor]] = []
@@ -138,12 +137,16 @@ class ContinualEvaluator:
     def boundary(self, exp: Experience, iteration: int, *, subset: bool) -> None:
         """Evaluate everything on the full sets; with `subset`, also for the trace."""
         if subset:
-            self._observe(exp, iteration, len(self.learned))
+            self.observe(exp, iteration)
         self.flush()
         with self._watch():
             counts = dist.total(self._count(self.full, exp, len(self.learned))).cpu()
         rows = self._rows([(iteration, exp.index, self.num_seen(exp), counts)], self.full)
         self.sink.append("boundary", **rows)
+
+    def observe(self, exp: Experience, iteration: int) -> None:
+        """A row of the trace with every experience, those to come as well."""
+        self._observe(exp, iteration, len(self.learned))
 
     def _observe(self, exp: Experience, iteration: int, upto: int) -> None:
         with self._watch():
@@ -226,24 +229,27 @@ class ContinualEvaluator:
         return out | {"correct": np.concatenate(correct), "total": np.concatenate(sizes)}
 
     def _series(self, blocks: list[tuple[int, int, int, Tensor]]) -> dict[str, Any]:
-        """The curves people look at: accuracies of the seen, min-ACC and WC-ACC so far."""
+        """The curves people look at: accuracies, and of those not forgotten min-ACC and WC-ACC."""
         row = self.readouts.index(self.primary)
         keys = [f"acc/exp_{p:02d}" for p in self.positions] + ["min_acc", "wc_acc", "avg_acc"]
         values = np.full((len(blocks), len(keys)), np.nan)
         iteration = np.array([b[0] for b in blocks], dtype=np.int64)
-        for i, (t, _, seen, counts) in enumerate(blocks):
+        for i, (t, train, seen, counts) in enumerate(blocks):
             acc = counts[row, :seen].numpy() / np.array(self.bank.totals[:seen])
             values[i, :seen] = acc
-            if t == 0:
+            gone = {p for e in self.stream.experiences[: train + 1] for p in e.forgets}
+            kept = [j for j in range(seen) if self.positions[j] not in gone]
+            if t == 0 or not kept:
                 continue
-            for old in range(seen - 1):
+            *olds, latest = kept
+            for old in olds:
                 self._lows[old] = min(self._lows.get(old, math.inf), float(acc[old]))
-            values[i, -1] = acc.mean()
-            values[i, -2] = acc[-1] if seen else np.nan
-            if seen > 1:
-                low = sum(self._lows[old] for old in range(seen - 1)) / (seen - 1)
+            values[i, -1] = acc[kept].mean()
+            values[i, -2] = acc[latest]
+            if olds:
+                low = sum(self._lows[old] for old in olds) / len(olds)
                 values[i, -3] = low
-                values[i, -2] = acc[-1] / seen + (1 - 1 / seen) * low
+                values[i, -2] = acc[latest] / len(kept) + (1 - 1 / len(kept)) * low
         return {"keys": np.array(keys), "iteration": iteration, "values": values}
 
     # -- resuming ----------------------------------------------------------------------------
@@ -254,6 +260,11 @@ class ContinualEvaluator:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._lows, self.seconds = dict(state["lows"]), state["seconds"]
+
+
+def _raw(x: Tensor) -> Tensor:
+    """The full sets stay as small as they came; boundaries are few."""
+    return x
 
 
 class _Watch:

@@ -32,7 +32,13 @@ def preflight(cells: Sequence[RunConfig]) -> None:
 
 def examine(cells: Sequence[RunConfig]) -> list[str]:
     """Build each of `cells`, which are sorted by stream; returns what went wrong."""
-    from clframe.engine.build import make_strategy, make_stream, resolve_device, stream_info
+    from clframe.engine.build import (
+        make_strategy,
+        make_stream,
+        resolve_device,
+        stream_info,
+        try_net,
+    )
 
     problems: list[str] = []
     stream, built = None, None
@@ -45,7 +51,8 @@ def examine(cells: Sequence[RunConfig]) -> list[str]:
                 stream = make_stream(cfg)
             if stream is not None:
                 part = cfg.strategy
-                make_strategy(cfg, stream_info(stream), stream.mean, stream.std)
+                strategy = make_strategy(cfg, stream_info(stream), stream.mean, stream.std)
+                try_net(cfg, strategy.net, stream.learned[0].train.x[:1])
         except ClframeError as e:
             problems.append(str(e) if part in str(e) else f"{part}: {e}")
         except Exception as e:  # plug-ins are other people's code

@@ -96,7 +96,7 @@ def run_one(
         targets = _targets([cell], runs)
         outcomes, code = _run([cell], targets, 1, console, SOLO, launch)
         if code != INTERRUPTED and outcomes[0].rc == 2:
-            if fresh:
+            if fresh and not (cell.folder / "last.ckpt").exists():
                 shutil.rmtree(cell.folder)
             raise ConfigError(outcomes[0].error or "bad input")
         if code != INTERRUPTED and outcomes[0].status == "failed":

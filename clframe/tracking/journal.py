@@ -73,6 +73,10 @@ class Journal:
             raise
         self._offset += len(view)
 
+    def sync(self) -> None:
+        """Have what was appended survive a loss of power, too."""
+        os.fsync(self._fd)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

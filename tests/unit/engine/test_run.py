@@ -14,9 +14,11 @@ from clframe.core.strategy import Strategy
 from clframe.engine.results import flatten
 from clframe.engine.run import run_cell
 from clframe.engine.session import Run
+from clframe.errors import ConfigError
 from clframe.evaluation.metrics import summarize
 from clframe.tracking.journal import frames
 from tests.conftest import MakeCell
+from tests.unit.engine.test_resume import Stop, assert_equal_runs, stop_at
 
 BOUNDARIES = [8, 14, 20]  # 4, 3 and 3 classes of 16 samples, in batches of 8
 
@@ -203,3 +205,91 @@ def test_diagnostics_become_series(make_cell: MakeCell) -> None:
     assert values["gradient/stability"][0] == 0  # the memory was empty
     assert values["gradient/stability"][1] > 0
     assert len(values["gradient/total"]) == 20
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_forgetting_that_changes_predictions_is_an_update(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    def forget(self, exp):  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            self.net.head.weight.mul_(0.9)
+        return True
+
+    def forget_loss(self, exp):  # type: ignore[no-untyped-def]
+        return {"shrink": self.net.head.weight.square().mean()}
+
+    monkeypatch.setattr(Strategy, "forget", forget)
+    if steps:
+        monkeypatch.setattr(Strategy, "forget_loss", forget_loss)
+        budget = lambda self, exp: steps if exp.kind == "forget" else None  # noqa: E731
+        monkeypatch.setattr(Strategy, "budget", budget)
+    store = make_cell("strategy=clframe.api:Strategy", "requests=L0 L1 F0 L2")
+    assert run_cell(store.folder) == 0
+    rows = store.read_boundary("net/all").to_pylist()
+    forgotten = 14 + 1 + steps
+    assert sorted({r["iteration"] for r in rows}) == [0, 8, 14, forgotten, forgotten + 6]
+    trace = store.read_trace("net/seen").to_pylist()
+    during = {r["iteration"] for r in trace if r["train_experience"] == 2}
+    assert during == set(range(15, forgotten + 1))
+
+
+def test_curves_leave_out_what_was_forgotten(make_cell: MakeCell) -> None:
+    store = make_cell("strategy=replay", "requests=L0 L1 F0 L2")
+    assert run_cell(store.folder) == 0
+    metrics, last = store.read_metrics(), {}
+    for frame in frames(store.journal_path):
+        if frame.kind == "metrics":
+            for key, value in zip(
+                frame.arrays["keys"].tolist(), frame.arrays["values"][-1], strict=True
+            ):
+                last[key] = value
+    assert last["wc_acc"] == pytest.approx(metrics["wc_acc_curve"][-1])
+    assert last["avg_acc"] == pytest.approx(metrics["aa_curve"][-1])
+
+
+def test_an_error_after_the_first_update_loses_nothing(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(self, exp):  # type: ignore[no-untyped-def]
+        raise ConfigError("too late to be bad input")
+
+    monkeypatch.setattr(Strategy, "end", end)
+    store = make_cell("strategy=fine_tune", "checkpoint=2")
+    assert run_cell(store.folder) == 1
+    assert store.checkpoint_path.exists() and store.read_record().status == "failed"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("precision=64", "scenario=blobs"),
+        ("precision=bf16", "optim.name=adamw", "optim.lr=0.001", "clip=1.0"),
+        ("precision=64", "optim.schedule=step", "optim.milestones=[0.5]", "optim.warmup=2"),
+        ("net.name=timm:test_resnet", "net.growing=true", "net.head=cosine"),
+        (
+            "net.name=timm:test_vit",
+            "optim.name=adamw",
+            "optim.lr=0.001",
+            'net.args={"patch_size":4}',
+        ),
+        ("net.name=slim_resnet18", "net.args.width=4", "batch_size=21"),  # leaves one of 64 over
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_training_as_configured(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    whole = make_cell("strategy=derpp", *words, name="whole")
+    assert run_cell(whole.folder) == 0, whole.read_record().error
+    parts = make_cell("strategy=derpp", *words, "checkpoint=1", name="parts")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Stop):
+            run_cell(parts.folder)
+    assert run_cell(parts.folder) == 0
+    assert_equal_runs(whole, parts)
+    trained = torch.load(whole.checkpoint_path, weights_only=True)["strategy"]
+    for key, value in clframe.load_run(whole.folder).state_dict().items():
+        if torch.is_tensor(value):
+            assert value.dtype == trained[key].dtype and torch.equal(value, trained[key]), key
