@@ -237,8 +237,8 @@ def test_the_aggregate_uses_only_seeds_that_every_benchmark_has() -> None:
 def test_the_baseline_is_named_or_the_grids_first() -> None:
     groups = [group("joint", 1, reference="joint"), group("replay", 1), group("fine_tune", 1)]
     assert choose_baseline(groups, None) == "replay"
-    assert choose_baseline(groups[:1], None) == "replay"
-    assert choose_baseline(groups[2:], None) is None
+    assert choose_baseline(groups[2:], None) == "fine_tune"
+    assert choose_baseline(groups[:1], None) is None
     with pytest.raises(ClframeError, match=r"'reply' to compare with\. Did you mean 'replay'"):
         choose_baseline(groups, "reply")
 
