@@ -24,6 +24,8 @@ from clframe.errors import ClframeError, ConfigError, DataError, nearest
 
 def make_stream(cfg: RunConfig) -> Stream:
     """The scenario's stream with the run's requests spliced in."""
+    if cfg.data.root is not None and not Path(cfg.data.root).expanduser().is_dir():
+        raise DataError(f"data.root: {cfg.data.root!r} is no folder; mend it, or leave it out.")
     (choice,) = resolve_options(cfg, "scenario")
     arguments = scenario_arguments(cfg)
     choice.plugin.check_call(arguments)

@@ -20,6 +20,7 @@ from clframe.core.rng import clock
 from clframe.core.strategy import Strategy
 from clframe.data.loader import ExperienceLoader, ForgetLoader
 from clframe.engine.optim import Schedule
+from clframe.errors import TrainingError
 
 
 class Observer(Protocol):
@@ -128,6 +129,12 @@ class ContinualModule(LightningModule):
         if learn:
             strategy.before_step(batch)
         terms = strategy.loss(batch) if learn else strategy.forget_loss(self.exp)
+        if not isinstance(terms, dict):
+            hook = "loss" if learn else "forget_loss"
+            raise TrainingError(
+                f"{type(strategy).__name__}.{hook} returned a {type(terms).__name__}; return a "
+                'dict of named terms, such as {"new": loss}.'
+            )
         if terms:
             self.observer.gradients(at.iteration, terms)
             self._step(terms)

@@ -89,7 +89,7 @@ def test_the_grid_example(home: Path) -> None:
 
 
 def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategy, loading, metrics = blocks("python")
+    strategy, loading, journal, metrics = blocks("python")
     (home / "strategies").mkdir(exist_ok=True)
     (home / "strategies" / "weighted.py").write_text(strategy)
     folder = clframe(["run", "strategy=weighted", "scenario=split_digits"], home).splitlines()[-1]
@@ -99,6 +99,8 @@ def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     scope: dict[str, object] = {"images": torch.zeros(3, 1, 8, 8, dtype=torch.uint8)}
     exec(loading.replace("runs/solo/...", folder), scope)
     assert scope["logits"].shape == (3, 10)  # type: ignore[attr-defined]
+    exec(journal.replace("{folder}", folder), scope)
+    assert scope["frame"]
     exec(metrics, scope)
 
 

@@ -293,3 +293,18 @@ def test_training_as_configured(
     for key, value in clframe.load_run(whole.folder).state_dict().items():
         if torch.is_tensor(value):
             assert value.dtype == trained[key].dtype and torch.equal(value, trained[key]), key
+
+
+def test_a_loss_that_is_no_dict_is_explained(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Strategy, "loss", lambda self, b: cross_entropy(self.net(b.x), b.y))
+    store = make_cell("strategy=fine_tune")
+    assert run_cell(store.folder) == 1
+    assert "FineTune.loss returned a Tensor; return a dict" in str(store.read_record().error)
+
+
+def test_a_data_root_that_is_not_there_is_refused(make_cell: MakeCell) -> None:
+    store = make_cell("strategy=fine_tune", "data.root=/no/such/folder")
+    assert run_cell(store.folder) == 2
+    assert "is no folder; mend it" in str(store.read_record().error)
