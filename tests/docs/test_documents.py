@@ -38,6 +38,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: list[str], home: Path, cwd: Path | None = None) -> str:
     env = os.environ | {"CLFRAME_RUNS": str(home / "runs"), "COLUMNS": "100"}
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # `make test` is no part of what users type
+        env.pop(name, None)
     done = subprocess.run(
         command, cwd=cwd or home, env=env, capture_output=True, text=True, timeout=900
     )
