@@ -11,9 +11,11 @@ from clframe.core import dist
 from clframe.core.experience import Batch, Samples
 from clframe.core.rng import generator
 
+BLOCK = 64  # batches handed over together, each of them gathered when it is asked for
+
 
 class ExperienceLoader:
-    """Iterating once is one epoch; each iteration is the next epoch.
+    """Iterating once is one epoch, in blocks of batches; each iteration is the next epoch.
 
     `size` is the global batch; every rank gets its share of the same batch. The order is a function
     of (seed, experience, epoch) alone, so a run may start at any `epoch` and `batch`.
@@ -32,7 +34,7 @@ class ExperienceLoader:
         return whole + (rest > (1 if whole else 0))
 
     def __len__(self) -> int:
-        return self.num_batches
+        return -(-self.num_batches // BLOCK)
 
     def rows(self, batch: int) -> int:
         """Samples in a batch, over all ranks."""
@@ -44,11 +46,15 @@ class ExperienceLoader:
         g = generator(self.seed, "order", self.key, epoch)
         return torch.randperm(len(self.samples), generator=g).to(self.samples.y.device)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
         epoch, first = self.epoch, self.batch
         self.epoch, self.batch = epoch + 1, 0
         order = self.order(epoch)
-        for b in range(first, self.num_batches):
+        for start in range(first, self.num_batches, BLOCK):
+            yield self._block(order, range(start, min(start + BLOCK, self.num_batches)))
+
+    def _block(self, order: Tensor, batches: range) -> Iterator[Batch]:
+        for b in batches:
             rows = order[b * self.size : b * self.size + self.rows(b)]
             yield self.samples.take(rows[dist.part(len(rows))])
 
@@ -61,12 +67,11 @@ class ForgetLoader:
         self._nothing = like.take(torch.empty(0, dtype=torch.long, device=like.y.device))
 
     def __len__(self) -> int:
-        return self.steps
+        return 1
 
     def rows(self, batch: int) -> int:
         """No samples come in."""
         return 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        for _ in range(self.steps):
-            yield self._nothing
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        yield (self._nothing for _ in range(self.steps))

@@ -1,15 +1,17 @@
-"""The one LightningModule: turns Lightning's hooks into the strategy's, and counts updates."""
+"""The one LightningModule: turns Lightning's hooks into the strategy's, and counts updates.
+
+To Lightning a step is a block of updates: its own loop costs as much as a small network's update.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torch.optim import Optimizer
@@ -96,10 +98,9 @@ class ContinualModule(LightningModule):
         """The precision the run computes in."""
         return self.plugin.forward_context() if self.plugin is not None else nullcontext()
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
-        if batch.x.device == device:
-            return batch
-        return Batch(*(t.to(device, non_blocking=True) for t in batch))
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
+        """A block stays where it is: each of its batches is moved when it comes to it."""
+        return batch
 
     def on_train_start(self) -> None:
         self.observer.start(self, fresh=not self._resumed)
@@ -109,15 +110,26 @@ class ContinualModule(LightningModule):
             clock.set(self.seed, self.position.iteration, "epoch")
             self.strategy.begin_epoch(self.exp, self.position.epoch)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        for _ in range(self.strategy.repeats):
-            self._update(batch)
+    def training_step(self, block: Iterable[Batch], _: int) -> None:
         at = self.position
-        at.samples += self.loader.rows(at.batch)
-        at.batch += 1
-        if at.batch == self.loader.num_batches:
-            at.epoch, at.batch = at.epoch + 1, 0
-        self.observer.after_batch(self)
+        for rows in block:
+            batch = self._here(rows)
+            for _ in range(self.strategy.repeats):
+                self._update(batch)
+            at.samples += self.loader.rows(at.batch)
+            at.batch += 1
+            if at.batch == self.loader.num_batches:
+                at.epoch, at.batch = at.epoch + 1, 0
+            self.observer.after_batch(self)
+
+    def _here(self, batch: Batch) -> Batch:
+        """The batch on this device; inputs that are no pixels in the run's own precision."""
+        if batch.x.device != self.device:
+            batch = Batch(*(t.to(self.device, non_blocking=True) for t in batch))
+        wanted = torch.get_default_dtype()
+        if batch.x.is_floating_point() and batch.x.dtype != wanted:
+            batch = batch._replace(x=batch.x.to(wanted))
+        return batch
 
     def _update(self, batch: Batch) -> None:
         at, strategy, learn = self.position, self.strategy, self.exp.kind == "learn"
@@ -145,24 +157,33 @@ class ContinualModule(LightningModule):
         self.observer.after_update(at.iteration, at.local, last, terms)
 
     def _step(self, terms: dict[str, Tensor]) -> None:
-        if self.inner is None:  # nothing to train: the losses are only journalled
+        """One optimizer step, without the hooks around Lightning's, which nobody listens to."""
+        optimizer = self.inner
+        if optimizer is None:  # nothing to train: the losses are only journalled
             return
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
         factor = self.schedule(self.position.local, self.num_updates)
         for group, rate in zip(optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
+        scaler = getattr(self.plugin, "scaler", None)  # of float16 alone
+        loss = torch.stack(tuple(terms.values())).sum()
+        if scaler is not None:
+            loss = scaler.scale(loss)
         optimizer.zero_grad()
-        self.manual_backward(torch.stack(tuple(terms.values())).sum())
-        optimizer.step()
-        if self.average_norms:
-            dist.average_batch_norm(self.strategy)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.trainer.strategy.pre_backward(loss)  # DDP gets ready to average
+        loss.backward()
+        if scaler is not None:
+            scaler.unscale_(optimizer)
         if self.exp.kind == "learn":
             self.strategy.after_backward()
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.strategy.parameters(), self.clip)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        if self.average_norms:
+            dist.average_batch_norm(self.strategy)
 
     def on_train_end(self) -> None:
         self.observer.finish(self)
