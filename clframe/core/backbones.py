@@ -37,6 +37,26 @@ def cnn(shape: tuple[int, ...], *, width: int = 16) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), 128
 
 
+def lenet(shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    """LeNet-5 with ReLU and max-pooling (LeCun et al., 1998): 6 and 16 channels, 120, 84."""
+    channels, height, breadth = shape
+    flat = 16 * ((height // 2 - 4) // 2) * ((breadth // 2 - 4) // 2)
+    layers = [
+        nn.Conv2d(channels, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(flat, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+    ]
+    return nn.Sequential(*layers), 84
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut (He et al., 2016)."""
 
@@ -85,6 +105,7 @@ def resnet18_cifar(shape: tuple[int, ...], *, width: int = 64) -> tuple[nn.Modul
 BACKBONES: dict[str, Callable[..., tuple[nn.Module, int]]] = {
     "mlp": mlp,
     "cnn": cnn,
+    "lenet": lenet,
     "slim_resnet18": slim_resnet18,
     "resnet18_cifar": resnet18_cifar,
 }
