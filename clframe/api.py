@@ -6,7 +6,7 @@ from clframe.core.experience import Batch, Experience, Samples, Scenario, Stream
 from clframe.core.losses import cross_entropy, distillation, keep_classes, mean_squared_error
 from clframe.core.net import CosineLinear, Net, evaluating, frozen_state
 from clframe.core.rng import generator, shared_rng
-from clframe.core.strategy import Readout, Strategy, StreamInfo, Wrapper
+from clframe.core.strategy import Frozen, Readout, Strategy, StreamInfo, Wrapper
 from clframe.errors import ConfigError, DataError
 from clframe.sources import (
     Draw,
@@ -33,6 +33,7 @@ __all__ = [
     "DataError",
     "Draw",
     "Experience",
+    "Frozen",
     "Images",
     "Net",
     "Readout",

@@ -36,6 +36,7 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
     Where data lies counts only for a scenario that cannot do without being told.
     """
     facts = cfg.model_dump(exclude=SILENT, exclude_defaults=True)
+    _drop(facts, "mode")  # another way to the same counts
     facts["schema"] = SCHEMA
     facts["plugins"] = {k: [_facts(c) for c in resolve_options(cfg, k)] for k in KINDS}
     if cfg.devices > 1 and cfg.accelerator != "gpu" and cfg.net.name not in UNNORMED:
@@ -59,9 +60,15 @@ def reference_key(cfg: RunConfig) -> str:
     facts["options"] = cfg.options.get(cfg.scenario.rpartition(":")[2], {})
     facts["requests"] = [r.model_dump(exclude_defaults=True) for r in cfg.request_list() or []]
     facts["root"] = cfg.data.root
-    for key in ("rho", "dense", "subset", "diagnostics", "chunk"):
-        facts.get("eval", {}).pop(key, None)
+    _drop(facts, "rho", "dense", "subset", "budget", "diagnostics", "chunk", "mode")
     return json.dumps({k: v for k, v in facts.items() if v}, sort_keys=True, default=str)
+
+
+def _drop(facts: dict[str, Any], *keys: str) -> None:
+    """Leave `keys` of evaluation out of `facts`, and evaluation itself when nothing is left."""
+    kept = {k: v for k, v in facts.pop("eval", {}).items() if k not in keys}
+    if kept:
+        facts["eval"] = kept
 
 
 def resolved(cfg: RunConfig) -> RunConfig:

@@ -97,6 +97,7 @@ class Net(Part):
     weights: str | None = None
     head: Literal["linear", "cosine"] = "linear"
     growing: bool = False
+    freeze: bool = False
     augment: bool = False
     args: dict[str, Any] = {}
 
@@ -161,6 +162,8 @@ class Eval(Part):
     split: Literal["test", "val"] = "test"
     diagnostics: list[Diagnostic] = []
     chunk: Some | None = None
+    budget: Some | None = None
+    mode: Literal["auto", "plain", "bf16", "graph"] = "auto"
 
 
 class Data(Part):

@@ -37,7 +37,8 @@ class Net(nn.Module):
 
     uint8 inputs are pixels: scaled to [0, 1] and normalised by `mean` and `std`. Floats are taken
     as they are, so whoever holds normalised data (the evaluator) pays once. With `growing`, classes
-    that have not come yet have a closed logit, and their rows are drawn afresh when they come.
+    that have not come yet have a closed logit, and their rows are drawn afresh when they come. With
+    `frozen`, the backbone is never trained: it stays in eval mode, and only the head has gradients.
     """
 
     opened: Tensor
@@ -52,6 +53,7 @@ class Net(nn.Module):
         *,
         head: str = "linear",
         growing: bool = False,
+        frozen: bool = False,
         augment: nn.Module | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -62,12 +64,21 @@ class Net(nn.Module):
         self.backbone = backbone
         self.head: nn.Module = make(num_features, num_classes)
         self.num_features, self.num_classes, self.growing = num_features, num_classes, growing
+        self.frozen = frozen
+        if frozen:
+            self.backbone.requires_grad_(False).eval()
         # pixel * gain + shift == (pixel / 255 - mean) / std
         m = torch.tensor(mean if mean is not None else [0.0])
         s = torch.tensor(std if std is not None else [1.0])
         self.register_buffer("gain", 1 / (255 * s), persistent=False)
         self.register_buffer("shift", -m / s, persistent=False)
         self.register_buffer("opened", torch.full((num_classes,), not growing))
+
+    def train(self, mode: bool = True) -> Net:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def normalise(self, x: Tensor) -> Tensor:
         """Raw inputs as the backbone wants them; of floats the precision alone changes."""
@@ -113,7 +124,8 @@ def frozen_state(module: nn.Module) -> Iterator[None]:
 
     That includes `shared_rng`: what is drawn inside is drawn again after it.
     """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    batch_norm = nn.modules.batchnorm._BatchNorm  # in eval mode it writes nothing
+    norms = [m for m in module.modules() if isinstance(m, batch_norm) and m.training]
     kept = [(b, b.clone()) for m in norms for b in m.buffers()]
     draws, rng = clock.draws(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,6 +26,19 @@ class StreamInfo:
     num_experiences: int
     setting: Setting
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A predictor in two parts, of which no later update changes the first.
+
+    encode: inputs [n, ...] to features [n, ...]; `module` holds all that it depends on. readouts:
+    as `Strategy.readouts`, from features in the place of inputs.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    module: nn.Module
+    readouts: Mapping[str, Readout]
 
 
 class Strategy(nn.Module):
@@ -118,6 +131,24 @@ class Strategy(nn.Module):
         out: Tensor = self.net(x)
         return out
 
+    def predicts_plainly(self) -> bool:
+        """Whether `predict` and `readouts` are no more than a forward of the network."""
+        own = type(self)
+        return own.predict is Strategy.predict and own.readouts is Strategy.readouts
+
+    def frozen_features(self) -> Frozen | None:
+        """Features that no later update changes, so that the evaluator may keep them.
+
+        By default those of a frozen backbone (`net.freeze`) behind an unchanged `predict`.
+        """
+        if not (self.net.frozen and self.predicts_plainly()):
+            return None
+
+        def classify(features: Tensor, task: Tensor | None) -> Tensor:
+            return self.net.classify(features)
+
+        return Frozen(self.net.features, self.net.backbone, {"net": classify})
+
     def trainable(self) -> Iterable[nn.Parameter]:
         """What the optimizer sees; may be nothing."""
         return (p for p in self.parameters() if p.requires_grad)
@@ -199,6 +230,16 @@ class Wrapper(Strategy):
 
     def predict(self, x: Tensor, task: Tensor | None) -> Tensor:
         return self.base.predict(x, task)
+
+    def predicts_plainly(self) -> bool:
+        return self._reads_as_base() and self.base.predicts_plainly()
+
+    def frozen_features(self) -> Frozen | None:
+        return self.base.frozen_features() if self._reads_as_base() else None
+
+    def _reads_as_base(self) -> bool:
+        own = type(self)
+        return own.predict is Wrapper.predict and own.readouts is Wrapper.readouts
 
     def trainable(self) -> Iterable[nn.Parameter]:
         return self.base.trainable()

@@ -40,6 +40,15 @@ def make_stream(cfg: RunConfig) -> Stream:
     return splice(stream, requests and [r.model_dump(exclude_none=True) for r in requests])
 
 
+def check_budget(cfg: RunConfig, stream: Stream) -> None:
+    """Raise ConfigError when the evaluation budget leaves nothing for some experience."""
+    if cfg.eval.budget is not None and cfg.eval.budget < len(stream.learned):
+        raise ConfigError(
+            f"eval.budget: {cfg.eval.budget} samples leave none for some of the "
+            f"{len(stream.learned)} experiences; give at least {len(stream.learned)}."
+        )
+
+
 def stream_info(stream: Stream) -> StreamInfo:
     """What strategies may know of `stream` in advance."""
     return StreamInfo(stream.num_classes, len(stream), stream.setting, stream.shape)
@@ -91,6 +100,7 @@ def make_net(cfg: NetConfig, info: StreamInfo, mean: Any, std: Any) -> Net:
         info.num_classes,
         head=cfg.head,
         growing=cfg.growing,
+        frozen=cfg.freeze,
         augment=standard_augmentation(info.shape) if cfg.augment else None,
         mean=mean,
         std=std,

@@ -28,6 +28,7 @@ from clframe.engine.module import ContinualModule, Position
 from clframe.engine.optim import Schedule, build_optimizer
 from clframe.engine.trainer import make_trainer
 from clframe.errors import TrainingError
+from clframe.evaluation.counter import Plan
 from clframe.evaluation.evaluator import ContinualEvaluator
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunStore
@@ -96,6 +97,7 @@ class Run:
                 "rho": 0 if reference else cfg.rho,  # a reference is its boundaries
                 "dense": 0 if reference else cfg.dense,
                 "subset": cfg.subset,
+                "budget": cfg.budget,
                 "split": cfg.split,
                 "fixed": True,
             },
@@ -228,7 +230,10 @@ class Run:
             dense=0 if reference else cfg.dense,
             subset=None if cfg.subset == "all" else int(cfg.subset),
             seed=self.cfg.seed,
-            chunk=cfg.chunk or (chunk if self.device.type == "cpu" else 8192),
+            budget=cfg.budget,
+            plan=Plan("plain", cfg.chunk or (chunk if self.device.type == "cpu" else 8192)),
+            mode=cfg.mode,
+            fixed_chunk=cfg.chunk is not None,
             device=self.device,
             precision=module.forward_context,
             channels_last=channels_last(self.strategy),

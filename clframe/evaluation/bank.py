@@ -1,8 +1,9 @@
-"""The fixed evaluation subsets, resident on the device, counted in one fused forward."""
+"""The fixed evaluation subsets, resident on the device, and the rows that one evaluation reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,33 +11,51 @@ from torch import Tensor
 from clframe.core import dist
 from clframe.core.experience import Experience, Samples
 from clframe.core.rng import generator
-from clframe.core.strategy import Readout
-
-MASKS = ("seen", "all", "task")
 
 
 def stratified(y: Tensor, size: int, g: torch.Generator) -> Tensor:
-    """Sorted indices of `size` samples, each class in its share of `y` (largest remainder)."""
-    if size >= len(y):
-        return torch.arange(len(y))
+    """Indices of `size` samples, each class in its share of `y` (largest remainder).
+
+    They are spread over the classes: the first n of them are stratified too, to within one sample.
+    """
     classes, counts = y.unique(return_counts=True)
-    exact = counts.double() * size / len(y)
+    exact = counts.double() * min(size / len(y), 1) if len(y) else counts.double()
     take = exact.floor().long()
-    rest = (exact - take).argsort(descending=True, stable=True)[: size - int(take.sum())]
+    rest = (exact - take).argsort(descending=True, stable=True)[: min(size, len(y)) - take.sum()]
     take[rest] += 1
-    picks = []
+    picks, places = [], []
     for c, n in zip(classes.tolist(), take.tolist(), strict=True):
         rows = torch.nonzero(y == c).flatten()
         picks.append(rows[torch.randperm(len(rows), generator=g)[:n]])
-    return torch.cat(picks).sort().values
+        places.append((torch.arange(n) + 0.5) / max(n, 1))
+    if not picks:
+        return torch.empty(0, dtype=torch.long)
+    return torch.cat(picks)[torch.cat(places).argsort(stable=True)]
+
+
+class View(NamedTuple):
+    """What one evaluation reads: n rows of this rank, experience by experience.
+
+    x [n, ...] inputs or features; y, task, owner [n]; `owner` is the row's experience, counted in
+    stream order. `totals` counts the rows of each experience over all ranks. `even`: every
+    experience has as many rows here.
+    """
+
+    x: Tensor
+    y: Tensor
+    task: Tensor | None
+    owner: Tensor
+    totals: list[int]
+    even: bool
 
 
 class EvalBank:
     """Evaluation samples of the learnt experiences, concatenated in stream order.
 
     `subset` is the number of samples per experience (None: all), drawn once by (seed, experience),
-    stratified over classes. Each rank holds every world-th sample of each experience; counts are of
-    this rank until summed. `normalise` is applied once, here. `chunk` bounds one forward.
+    stratified over classes; `budget` (None: no limit) is shared evenly by the experiences seen so
+    far, each keeping the first of its samples. Each rank holds every world-th sample of each
+    experience. `normalise` is applied once, here.
     """
 
     def __init__(
@@ -49,10 +68,10 @@ class EvalBank:
         seed: int,
         device: torch.device,
         normalise: Callable[[Tensor], Tensor],
-        chunk: int,
         channels_last: bool = False,
+        budget: int | None = None,
     ) -> None:
-        self.chunk, self.with_task = chunk, with_task
+        self.with_task, self.budget = with_task, budget
         self.totals: list[int] = []
         parts: list[Samples] = []
         for e in experiences:
@@ -63,46 +82,34 @@ class EvalBank:
         self.sizes = [len(p) for p in parts]
         self.ends = torch.tensor([0, *self.sizes]).cumsum(0).tolist()[1:]
         whole = Samples.cat(parts)
-        pieces = [normalise(x.to(device)) for x in whole.x.split(4096)]
-        self.x = torch.cat(pieces)
+        self.x = torch.cat([normalise(x.to(device)) for x in whole.x.split(4096)])
         if channels_last and self.x.dim() == 4:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.y, self.task = whole.y.to(device), whole.task.to(device)
         owner = torch.arange(len(parts)).repeat_interleave(torch.tensor(self.sizes))
         self.owner = owner.to(device)
-        self.task_bias = torch.full((len(parts), num_classes), -torch.inf, device=device)
+        self.own = torch.full((len(parts), num_classes), -torch.inf, device=device)
         for i, e in enumerate(experiences):
-            self.task_bias[i, list(e.classes)] = 0.0
-        self.uniform = len(set(self.sizes)) == 1
+            self.own[i, list(e.classes)] = 0.0
 
-    def counts(self, readouts: Mapping[str, Readout], upto: int, seen: Tensor) -> Tensor:
-        """Correct predictions on the first `upto` experiences, [len(readouts) * 3, upto] int64.
+    def shares(self, upto: int, seen: int) -> list[int]:
+        """How many samples of each experience are evaluated, over all ranks."""
+        share = max(self.totals) if self.budget is None else self.budget // max(seen, 1)
+        return [min(t, share) for t in self.totals[:upto]]
 
-        `seen` [num_classes] is an additive mask: 0 for classes seen so far, -inf elsewhere. Rows
-        are ordered readout by readout, within one by `MASKS`.
+    def view(self, upto: int, seen: int, x: Tensor | None = None) -> View:
+        """The rows of the first `upto` experiences once `seen` of them have been met.
+
+        `x` stands in for the inputs of all rows: features, for those who keep them.
         """
-        end = self.ends[upto - 1] if upto else 0
-        with torch.inference_mode():
-            hits = [self._hits(readout, end, seen) for readout in readouts.values()]
-            correct = torch.cat(hits)
-            if self.uniform:
-                return correct.view(len(correct), upto, -1).sum(2)
-            out = torch.zeros((len(correct), upto), dtype=torch.long, device=correct.device)
-            return out.index_add_(1, self.owner[:end], correct.long())
-
-    def _hits(self, readout: Readout, end: int, seen: Tensor) -> Tensor:
-        pieces = []
-        for start in range(0, end, self.chunk):
-            rows = slice(start, min(start + self.chunk, end))
-            logits = readout(self.x[rows], self.task[rows] if self.with_task else None)
-            guesses = torch.stack(
-                (
-                    (logits + seen).argmax(1),
-                    logits.argmax(1),
-                    (logits + self.task_bias[self.owner[rows]]).argmax(1),
-                )
-            )
-            pieces.append(guesses == self.y[rows])
-        if not pieces:
-            return torch.zeros((len(MASKS), 0), dtype=torch.bool, device=self.x.device)
-        return torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0]
+        totals = self.shares(upto, seen)
+        mine = [-(-(t - dist.rank()) // dist.world()) for t in totals]
+        rows: slice | Tensor = slice(self.ends[upto - 1] if upto else 0)
+        if mine != self.sizes[:upto]:
+            starts = [e - s for e, s in zip(self.ends, self.sizes, strict=True)]
+            pairs = zip(starts, mine, strict=False)
+            rows = torch.cat([torch.arange(s, s + n) for s, n in pairs]).to(self.x.device)
+        task = self.task[rows] if self.with_task else None
+        even = len(set(mine)) == 1
+        x = self.x if x is None else x
+        return View(x[rows], self.y[rows], task, self.owner[rows], totals, even)

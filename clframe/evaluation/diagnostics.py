@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,12 @@ class Diagnostics:
     """
 
     def __init__(
-        self, strategy: Strategy, bank: EvalBank, names: tuple[str, ...], positions: list[int]
+        self,
+        strategy: Strategy,
+        bank: EvalBank,
+        names: tuple[str, ...],
+        positions: list[int],
+        chunk: Callable[[], int],
     ) -> None:
         for n in names:
             if n not in KNOWN:
@@ -37,7 +43,7 @@ class Diagnostics:
                     f"Known: {', '.join(KNOWN)}."
                 )
         self.strategy, self.bank, self.names = strategy, bank, names
-        self.positions = positions
+        self.positions, self.chunk = positions, chunk
         self._before: Tensor | None = None
         self._series: dict[tuple[str, ...], list[tuple[int, Tensor]]] = {}
 
@@ -93,7 +99,7 @@ class Diagnostics:
     def _features(self, seen: int) -> Tensor:
         end = self.bank.ends[seen - 1]
         with torch.inference_mode():
-            pieces = self.bank.x[:end].split(self.bank.chunk)
+            pieces = self.bank.x[:end].split(self.chunk())
             return torch.cat([self.strategy.net.features(x).flatten(1).float() for x in pieces])
 
     def _per_experience(self, values: Tensor, seen: int) -> Tensor:
@@ -109,7 +115,7 @@ class Diagnostics:
         readout = next(iter(self.strategy.readouts().values()))
         for x, y, task in zip(
             *(
-                t[start : self.bank.ends[i]].split(self.bank.chunk)
+                t[start : self.bank.ends[i]].split(self.chunk())
                 for t in (self.bank.x, self.bank.y, self.bank.task)
             ),
             strict=True,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +17,13 @@ from clframe.core.experience import Experience, Stream
 from clframe.core.net import evaluating, frozen_state
 from clframe.core.strategy import Strategy
 from clframe.errors import TrainingError
-from clframe.evaluation.bank import MASKS, EvalBank
+from clframe.evaluation.bank import EvalBank
+from clframe.evaluation.counter import Counter, Plan
+from clframe.evaluation.counting import MASKS
 from clframe.evaluation.diagnostics import Diagnostics
+from clframe.evaluation.frames import Block, Frames
 from clframe.evaluation.schedule import is_due
+from clframe.evaluation.trial import choose
 
 BLOCK = 256  # observations kept on the device before they go to the host together
 PATIENCE = 1.0  # seconds after which a single process sends what it has, for the progress bar
@@ -36,7 +40,8 @@ class ContinualEvaluator:
 
     Counts and losses stay on the device; `flush` brings a block of them to the host, sums the
     counts over ranks and appends them to `sink` as frames `trace`, `boundary` and `metrics`.
-    `primary` names the readout of every table, such as "net/seen".
+    `primary` names the readout of every table, such as "net/seen". How it counts is its `plan`,
+    chosen at the first observation and proven against the plain forward there and at boundaries.
     """
 
     def __init__(
@@ -49,16 +54,21 @@ class ContinualEvaluator:
         dense: int,
         subset: int | None,
         seed: int,
-        chunk: int,
+        plan: Plan,
         device: torch.device,
         precision: Callable[[], AbstractContextManager[Any]],
+        budget: int | None = None,
+        mode: str = "plain",
+        fixed_chunk: bool = True,
         channels_last: bool = False,
         diagnostics: tuple[str, ...] = (),
     ) -> None:
         self.stream, self.strategy, self.sink = stream, strategy, sink
         self.rho, self.dense = rho, dense
         self.precision, self.device = precision, device
+        self.mode, self.fixed_chunk = mode, fixed_chunk
         self.seconds = 0.0
+        self.trial: dict[str, float] | None = None  # None: not yet held
         self.learned = stream.learned
         self.positions = [e.index for e in self.learned]
         with_task = stream.setting == "task"
@@ -72,32 +82,45 @@ class ContinualEvaluator:
                 seed=seed,
                 device=device,
                 normalise=prepare,
-                chunk=chunk,
                 channels_last=channels_last,
+                budget=budget if size is not None else None,
             )
 
-        self.bank = bank(subset, strategy.net.normalise)
         largest = max(len(e.eval) for e in self.learned)
-        self.full = self.bank if subset is None or subset >= largest else bank(None, _raw)
+        whole = subset is None or subset >= largest
+        self.bank = bank(largest if whole else subset, strategy.net.normalise)
+        full = self.bank if whole and budget is None else bank(None, _raw)
+        self.counter, self.full = Counter(self.bank, strategy, plan), Counter(full, strategy, plan)
         learners = list(strategy.readouts())
         self.readouts = [f"{name}/{mask}" for name in learners for mask in MASKS]
         self.primary = f"{learners[0]}/{'task' if with_task else 'seen'}"
-        self.diagnostics = Diagnostics(strategy, self.bank, diagnostics, self.positions)
-        self._bias = self._seen_biases()
-        self._counts: list[tuple[int, int, int, Tensor]] = []
+        self.diagnostics = Diagnostics(
+            strategy, self.bank, diagnostics, self.positions, lambda: self.counter.plan.chunk
+        )
+        self._frames = Frames(stream, self.readouts, self.primary, strategy.net.growing)
+        self._masks = self._seen_masks()
+        self._blocks: list[Block] = []
+        self._observed = 0
         self._losses: list[tuple[int, tuple[str, ...], Tensor]] = []
-        self._lows: dict[int, float] = {}  # running minimum of each experience no longer trained
         self._sent = time.monotonic()
 
-    def _seen_biases(self) -> list[Tensor]:
+    def _seen_masks(self) -> list[Tensor]:
         """Per number of learnt experiences, the additive mask of the classes seen by then."""
         out = []
-        bias = torch.full((self.stream.num_classes,), -torch.inf, device=self.device)
+        mask = torch.full((self.stream.num_classes,), -torch.inf, device=self.device)
         for e in self.learned:
-            bias = bias.clone()
-            bias[list(e.classes)] = 0.0
-            out.append(bias)
+            mask = mask.clone()
+            mask[list(e.classes)] = 0.0
+            out.append(mask)
         return [out[0], *out]
+
+    def facts(self) -> dict[str, Any]:
+        """The plan, the milliseconds of the trial that it won, and why it was given up, if so."""
+        return {
+            "plan": asdict(self.counter.plan),
+            "trial_ms": self.trial or {},
+            "fallback": self.counter.fallback,
+        }
 
     def num_seen(self, exp: Experience) -> int:
         """How many experiences have been met once `exp` is being trained."""
@@ -130,7 +153,7 @@ class ContinualEvaluator:
             self._observe(exp, iteration, len(self.learned) if last else self.num_seen(exp))
             with self._watch(active=bool(self.diagnostics.names)):
                 self.diagnostics.after(iteration, self.num_seen(exp))
-        full = max(len(self._counts), len(self._losses)) >= BLOCK
+        full = max(self._observed, len(self._losses)) >= BLOCK
         if full or (dist.world() == 1 and time.monotonic() - self._sent > PATIENCE):
             self.flush()
 
@@ -139,22 +162,47 @@ class ContinualEvaluator:
         if subset:
             self.observe(exp, iteration)
         self.flush()
+        seen, upto = self.num_seen(exp), len(self.learned)
         with self._watch():
-            counts = dist.total(self._count(self.full, exp, len(self.learned))).cpu()
-        rows = self._rows([(iteration, exp.index, self.num_seen(exp), counts)], self.full)
-        self.sink.append("boundary", **rows)
+            self.counter.prove(upto, seen, self._masks[seen], f"at iteration {iteration}")
+            self._use(self.counter.plan)
+            counts = dist.total(self.full(upto, seen, self._masks[seen])).cpu().numpy()
+        block = Block(exp.index, seen, upto, self.full.bank.totals, [iteration])
+        self.sink.append("boundary", **self._frames.rows(block, counts[None]))
 
     def observe(self, exp: Experience, iteration: int) -> None:
         """A row of the trace with every experience, those to come as well."""
         self._observe(exp, iteration, len(self.learned))
 
     def _observe(self, exp: Experience, iteration: int, upto: int) -> None:
+        seen = self.num_seen(exp)
         with self._watch():
-            counts = self._count(self.bank, exp, upto)
-        self._counts.append((iteration, exp.index, self.num_seen(exp), counts))
+            if self.trial is None:
+                self._choose()
+            counts = self.counter(upto, seen, self._masks[seen])
+        last = self._blocks[-1] if self._blocks else None
+        if last is None or (last.train, last.seen, last.upto) != (exp.index, seen, upto):
+            totals = self.bank.shares(upto, seen)
+            last = Block(exp.index, seen, upto, totals)
+            self._blocks.append(last)
+        last.iterations.append(iteration)
+        last.counts.append(counts)
+        self._observed += 1
 
-    def _count(self, bank: EvalBank, exp: Experience, upto: int) -> Tensor:
-        return bank.counts(self.strategy.readouts(), upto, self._bias[self.num_seen(exp)])
+    def _choose(self) -> None:
+        """Hold the trial, unless there is little to evaluate."""
+        plan, self.trial = self.counter.plan, {}
+        if self.rho:
+            plan, self.trial = choose(
+                self.bank, self.strategy, plan, mode=self.mode, fixed=self.fixed_chunk
+            )
+        self._use(plan)
+
+    def _use(self, plan: Plan) -> None:
+        """Full sets are counted plainly, save for features that are kept anyway."""
+        self.counter.plan = plan
+        kept = plan.mode in ("cached", "bf16")
+        self.full.plan = Plan("cached" if kept else "plain", plan.chunk)
 
     def _watch(self, active: bool = True) -> AbstractContextManager[None]:
         return _Watch(self, active)
@@ -168,13 +216,15 @@ class ContinualEvaluator:
         """
         start = time.perf_counter()
         self._flush_losses()
-        if self._counts:
-            kept, self._counts = self._counts, []
-            flat = dist.total(torch.cat([c.reshape(-1) for *_, c in kept])).cpu()
-            parts = flat.split([c.numel() for *_, c in kept])
-            host = [(*k[:3], p.view_as(k[3])) for k, p in zip(kept, parts, strict=True)]
-            self.sink.append("trace", **self._rows(host, self.bank))
-            self.sink.append("metrics", **self._series(host))
+        if self._blocks:
+            kept, self._blocks, self._observed = self._blocks, [], 0
+            every = [c for block in kept for c in block.counts]
+            flat = dist.total(torch.cat([c.reshape(-1) for c in every])).cpu().numpy()
+            sizes = [len(b.iterations) * len(self.readouts) * b.upto for b in kept]
+            for block, part in zip(kept, np.split(flat, np.cumsum(sizes)[:-1]), strict=True):
+                counts = part.reshape(len(block.iterations), len(self.readouts), block.upto)
+                self.sink.append("trace", **self._frames.rows(block, counts))
+                self.sink.append("metrics", **self._frames.series(block, counts))
         for frame in self.diagnostics.drain():
             self.sink.append("metrics", **frame)
         self._sent = time.monotonic()
@@ -201,65 +251,17 @@ class ContinualEvaluator:
             table = np.concatenate([values, total], axis=1)
             self.sink.append("metrics", keys=keys, iteration=iteration, values=table)
 
-    def _rows(self, blocks: list[tuple[int, int, int, Tensor]], bank: EvalBank) -> dict[str, Any]:
-        """Long-format columns; a class not seen yet has no row under the mask `seen`."""
-        totals = np.array(bank.totals)
-        names = np.array(self.readouts)
-        columns: dict[str, list[Any]] = {
-            k: [] for k in ("iteration", "train_experience", "eval_experience", "readout")
-        }
-        correct, sizes = [], []
-        for iteration, train, seen, counts in blocks:
-            upto = counts.shape[1]
-            use = np.ones((len(names), upto), dtype=bool)
-            hidden = torch.isinf(self._bias[seen]).cpu()
-            for i in range(seen, upto):
-                if self.strategy.net.growing:  # there is no output to ask yet
-                    use[:, i] = False
-                elif hidden[list(self.learned[i].classes)].any():
-                    use[0 :: len(MASKS), i] = False
-            r, e = np.nonzero(use)
-            columns["iteration"].append(np.full(len(r), iteration, dtype=np.int64))
-            columns["train_experience"].append(np.full(len(r), train, dtype=np.int64))
-            columns["eval_experience"].append(np.array(self.positions, dtype=np.int64)[e])
-            columns["readout"].append(names[r])
-            correct.append(counts.numpy()[r, e].astype(np.int64))
-            sizes.append(totals[e].astype(np.int64))
-        out = {k: np.concatenate(v) for k, v in columns.items()}
-        return out | {"correct": np.concatenate(correct), "total": np.concatenate(sizes)}
-
-    def _series(self, blocks: list[tuple[int, int, int, Tensor]]) -> dict[str, Any]:
-        """The curves people look at: accuracies, and of those not forgotten min-ACC and WC-ACC."""
-        row = self.readouts.index(self.primary)
-        keys = [f"acc/exp_{p:02d}" for p in self.positions] + ["min_acc", "wc_acc", "avg_acc"]
-        values = np.full((len(blocks), len(keys)), np.nan)
-        iteration = np.array([b[0] for b in blocks], dtype=np.int64)
-        for i, (t, train, seen, counts) in enumerate(blocks):
-            acc = counts[row, :seen].numpy() / np.array(self.bank.totals[:seen])
-            values[i, :seen] = acc
-            gone = {p for e in self.stream.experiences[: train + 1] for p in e.forgets}
-            kept = [j for j in range(seen) if self.positions[j] not in gone]
-            if t == 0 or not kept:
-                continue
-            *olds, latest = kept
-            for old in olds:
-                self._lows[old] = min(self._lows.get(old, math.inf), float(acc[old]))
-            values[i, -1] = acc[kept].mean()
-            values[i, -2] = acc[latest]
-            if olds:
-                low = sum(self._lows[old] for old in olds) / len(olds)
-                values[i, -3] = low
-                values[i, -2] = acc[latest] / len(kept) + (1 - 1 / len(kept)) * low
-        return {"keys": np.array(keys), "iteration": iteration, "values": values}
-
     # -- resuming ----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What the curves need to go on; call after `flush`."""
-        return {"lows": dict(self._lows), "seconds": self.seconds}
+        """What the curves need to go on, and how to count; call after `flush`."""
+        lows = dict(self._frames.lows)
+        return {"lows": lows, "seconds": self.seconds, "plan": asdict(self.counter.plan)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._lows, self.seconds = dict(state["lows"]), state["seconds"]
+        self._frames.lows, self.seconds = dict(state["lows"]), state["seconds"]
+        self.trial = {}
+        self._use(Plan(**state["plan"]))
 
 
 def _raw(x: Tensor) -> Tensor:
@@ -277,7 +279,7 @@ class _Watch:
         if self.active:
             self.start = time.perf_counter()
             strategy = self.owner.strategy
-            self.inner = [frozen_state(strategy), evaluating(strategy), self.owner.precision()]
+            self.inner = [evaluating(strategy), frozen_state(strategy), self.owner.precision()]
             for context in self.inner:
                 context.__enter__()
 

@@ -33,6 +33,7 @@ def preflight(cells: Sequence[RunConfig]) -> None:
 def examine(cells: Sequence[RunConfig]) -> list[str]:
     """Build each of `cells`, which are sorted by stream; returns what went wrong."""
     from clframe.engine.build import (
+        check_budget,
         make_strategy,
         make_stream,
         resolve_device,
@@ -50,6 +51,7 @@ def examine(cells: Sequence[RunConfig]) -> list[str]:
                 built, stream = _stream_key(cfg), None
                 stream = make_stream(cfg)
             if stream is not None:
+                check_budget(cfg, stream)
                 part = cfg.strategy
                 strategy = make_strategy(cfg, stream_info(stream), stream.mean, stream.std)
                 try_net(cfg, strategy.net, stream.learned[0].train.x[:1])

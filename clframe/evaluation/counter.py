@@ -1,0 +1,82 @@
+"""Counts on one bank in the cheapest way the run may take, and proves it against the plain one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from clframe.core.strategy import Strategy
+from clframe.evaluation.bank import EvalBank, View
+from clframe.evaluation.counting import count, plain
+from clframe.evaluation.shortcuts import FeatureCache, Recorded, SecondLook, cuda_graph
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["plain", "cached", "bf16", "graph"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to count: `mode` says by which shortcut, `chunk` how many samples go through at once.
+
+    plain: the run's own forward. cached: the same behind kept features, where a strategy declares
+    them. bf16: `SecondLook` (kept features, too). graph: the plain forward as a CUDA graph.
+    """
+
+    mode: Mode
+    chunk: int
+
+
+class Counter:
+    """Correct predictions of `strategy` on a bank; equal counts whatever the plan."""
+
+    def __init__(self, bank: EvalBank, strategy: Strategy, plan: Plan) -> None:
+        self.bank, self.strategy, self.plan = bank, strategy, plan
+        self.fallback: str | None = None
+        self._features = FeatureCache()
+        self._second = SecondLook()
+        self._recorded = Recorded(cuda_graph)
+        self._view: tuple[object, View] | None = None
+
+    def __call__(self, upto: int, seen: int, mask: Tensor) -> Tensor:
+        """[readouts * 3, upto] int64; `mask` is the additive one of the `seen` experiences met."""
+        bank, plan = self.bank, self.plan
+        frozen = self.strategy.frozen_features() if plan.mode in ("cached", "bf16") else None
+        x, readouts = bank.x, self.strategy.readouts()
+        if frozen is not None:
+            x, readouts = self._features(frozen, bank.x, plan.chunk), dict(frozen.readouts)
+        key = (upto, seen, frozen is not None, self._features.round)
+        if self._view is None or self._view[0] != key:
+            self._view = key, bank.view(upto, seen, x)
+        view = self._view[1]
+        if plan.mode == "graph" and self.strategy.predicts_plainly():
+
+            def work() -> Tensor:
+                return count(view, readouts, mask, bank.own, chunk=plan.chunk)
+
+            return self._recorded(work, self.strategy, *key, mask.data_ptr())
+        look = self._second if plan.mode == "bf16" else plain
+        return count(view, readouts, mask, bank.own, chunk=plan.chunk, look=look)
+
+    def plainly(self, upto: int, seen: int, mask: Tensor) -> Tensor:
+        """The same without any shortcut."""
+        view, readouts = self.bank.view(upto, seen), self.strategy.readouts()
+        return count(view, readouts, mask, self.bank.own, chunk=self.plan.chunk)
+
+    def prove(self, upto: int, seen: int, mask: Tensor, when: str) -> None:
+        """Compare with `plainly`; where they differ, say so and count plainly from now on."""
+        mode = self.plan.mode
+        if mode == "plain" or (mode == "cached" and self.strategy.frozen_features() is None):
+            return
+        try:
+            wrong = int((self(upto, seen, mask) != self.plainly(upto, seen, mask)).sum())
+            problem = f"{wrong} counts differ from the plain forward's" if wrong else None
+        except RuntimeError as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem is not None:
+            self.fallback = f"eval.mode {mode} was given up {when}: {problem}"
+            self.plan = replace(self.plan, mode="plain")
+            log.warning("%s; evaluating plainly from here on", self.fallback)

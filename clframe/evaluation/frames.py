@@ -1,0 +1,94 @@
+"""From counts to the frames of the journal: rows of the trace, and the curves people look at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from clframe.core.experience import Stream
+from clframe.evaluation.counting import MASKS
+
+
+@dataclass
+class Block:
+    """Observations in a row with the same experience in training and the same ones evaluated."""
+
+    train: int  # stream position of the experience being trained
+    seen: int
+    upto: int
+    totals: list[int]
+    iterations: list[int] = field(default_factory=list)
+    counts: list[Tensor] = field(default_factory=list)
+
+
+class Frames:
+    """Writes blocks as columns; remembers the lowest accuracy of each experience so far."""
+
+    def __init__(self, stream: Stream, readouts: list[str], primary: str, growing: bool) -> None:
+        self.stream, self.growing = stream, growing
+        self.names, self.primary = np.array(readouts), readouts.index(primary)
+        self.positions = [e.index for e in stream.learned]
+        self.lows: dict[int, float] = {}  # of each experience no longer trained
+
+    def rows(self, block: Block, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """Long-format columns of `counts` [t, readouts, upto]."""
+        use = self._asked(block)
+        readout, experience = np.nonzero(use)
+        t, n = len(block.iterations), len(readout)
+        positions = np.array(self.positions, dtype=np.int64)[experience]
+        totals = np.array(block.totals, dtype=np.int64)[experience]
+        return {
+            "iteration": np.repeat(np.array(block.iterations, dtype=np.int64), n),
+            "train_experience": np.full(t * n, block.train, dtype=np.int64),
+            "eval_experience": np.tile(positions, t),
+            "readout": np.tile(self.names[readout], t),
+            "correct": counts[:, readout, experience].reshape(-1),
+            "total": np.tile(totals, t),
+        }
+
+    def _asked(self, block: Block) -> npt.NDArray[np.bool_]:
+        """[readouts, upto]: a class not met yet has no row under the mask `seen`."""
+        use = np.ones((len(self.names), block.upto), dtype=bool)
+        learned = self.stream.learned
+        met = {c for e in learned[: max(block.seen, 1)] for c in e.classes}
+        for i in range(block.seen, block.upto):
+            if self.growing:  # there is no output to ask yet
+                use[:, i] = False
+            elif not met.issuperset(learned[i].classes):
+                use[0 :: len(MASKS), i] = False
+        return use
+
+    def series(self, block: Block, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """The curves: accuracies, and of those not forgotten min-ACC and WC-ACC."""
+        seen = block.seen
+        keys = [f"acc/exp_{p:02d}" for p in self.positions[:seen]]
+        keys += ["min_acc", "wc_acc", "avg_acc"]
+        accuracy = counts[:, self.primary, :seen] / np.array(block.totals[:seen])
+        values = np.full((len(accuracy), len(keys)), np.nan)
+        values[:, :seen] = accuracy
+        passed = self.stream.experiences[: block.train + 1]
+        gone = {p for e in passed for p in e.forgets}
+        kept = [j for j in range(seen) if self.positions[j] not in gone]
+        iteration = np.array(block.iterations, dtype=np.int64)
+        if kept:
+            trained = iteration > 0
+            values[trained, -3:] = self._worst(accuracy[trained][:, kept], kept)
+        return {"keys": np.array(keys), "iteration": iteration, "values": values}
+
+    def _worst(self, acc: npt.NDArray[np.float64], kept: list[int]) -> npt.NDArray[np.float64]:
+        """[t, 3]: min-ACC, WC-ACC and the mean after each evaluation `acc` [t, kept]."""
+        olds, latest = kept[:-1], acc[:, -1]
+        out = np.column_stack([np.full(len(acc), math.nan), latest, acc.mean(1)])
+        if olds and len(acc):
+            before = [[self.lows.get(old, math.inf) for old in olds]]
+            lows = np.minimum.accumulate(np.concatenate([before, acc[:, :-1]]), axis=0)[1:]
+            self.lows.update(zip(olds, lows[-1].tolist(), strict=True))
+            low = lows.mean(1)
+            out[:, 0] = low
+            out[:, 1] = latest / len(kept) + (1 - 1 / len(kept)) * low
+        return out
