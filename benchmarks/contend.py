@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from work import Work
 
 HERE = Path(__file__).resolve().parent
+PYTHON = os.path.abspath(sys.executable)  # found through a relative $PATH it is relative
 Measurement = dict[str, Any]
 
 
@@ -60,7 +61,7 @@ def environment() -> dict[str, str]:
 def measure(script: str, work: Work, *words: str) -> Measurement:
     """The measurement of one contender, which is printed as well."""
     load = os.getloadavg()[0]
-    command = [sys.executable, str(HERE / script), json.dumps(work._asdict()), *words]
+    command = [PYTHON, str(HERE / script), json.dumps(work._asdict()), *words]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             command, cwd=folder, env=environment(), capture_output=True, text=True

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import yaml
-from contend import HERE, Finding, Options, environment, measure
+from contend import HERE, PYTHON, Finding, Options, environment, measure
 from framework import words
 from work import Work
 
 CELLS = 2
-CLFRAME = [sys.executable, "-m", "clframe"]
+CLFRAME = [PYTHON, "-m", "clframe"]
 
 
 def grid(options: Options) -> list[Finding]:
@@ -46,7 +46,7 @@ def bare_loops(work: Work) -> tuple[float, float]:
     begin = time.time()
     loops = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "bare.py"), json.dumps(work._replace(seed=s)._asdict())],
+            [PYTHON, str(HERE / "bare.py"), json.dumps(work._replace(seed=s)._asdict())],
             env=environment(),
             stdout=subprocess.PIPE,
             text=True,
