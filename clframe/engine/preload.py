@@ -1,5 +1,6 @@
 """Imports everything a cell needs, once, in the server that cells are forked from."""
 
+import atexit
 import gc
 import importlib
 
@@ -14,4 +15,5 @@ try:
         importlib.import_module(name)
 finally:
     gc.enable()
+atexit.register(gc.unfreeze)  # else some libraries take their objects for leaks, and say so
 gc.freeze()  # nor look there again in the forks, which would copy the pages that they share
