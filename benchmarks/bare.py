@@ -87,8 +87,8 @@ class Bare:
     def evaluate(self, seen: int) -> None:
         end = seen * self.work.subset
         self.net.eval()
-        hits = predict(self.net, self.test_x[:end], self.chunk) == self.test_y[:end]
-        self.history.append(hits.view(seen, -1).sum(1))
+        guesses = logits(self.net, self.test_x[:end], self.chunk).argmax(1)
+        self.history.append((guesses == self.test_y[:end]).view(seen, -1).sum(1))
         self.net.train()
 
 
@@ -99,23 +99,24 @@ def make_net(name: str) -> nn.Module:
     return net.to(memory_format=torch.channels_last) if name != "mlp" else net  # type: ignore[call-overload]
 
 
-def predict(net: nn.Module, x: Tensor, chunk: int) -> Tensor:
-    """The classes that `net` sees in `x`, worked out `chunk` samples at a time."""
+def logits(net: nn.Module, x: Tensor, chunk: int) -> Tensor:
+    """What `net` makes of `x`, worked out `chunk` samples at a time."""
     with torch.inference_mode():
-        return torch.cat([net(part) for part in x.split(chunk)]).argmax(1)
+        return torch.cat([net(part) for part in x.split(chunk)])
 
 
 def main() -> None:
     work = given()
     torch.set_num_threads(1)
-    bare, marks = Bare(work), []
+    bare, marks, began = Bare(work), [], time.time()
     for e in range(EXPERIENCES):
         begin, wall = now(work.device), time.time()
         bare.experience(e)
         seconds = now(work.device) - begin
         marks.append({"seconds": seconds, "wall": time.time() - wall})
     final = (bare.history[-1] / work.subset).tolist() if bare.history else None
-    report("bare", work, marks, peak_mb=peak_mb(), final=final)
+    span = {"began": began, "ended": time.time()}
+    report("bare", work, marks, peak_mb=peak_mb(), final=final, **span)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from contend import Measurement, Options, rounds
+import wall
+from contend import Finding, Measurement, Options, measure, rounds
 
 AVALANCHE_ITERS = 3  # it takes minutes where the others take seconds: rates are compared
 BARE, CLFRAME, AVALANCHE = "bare.py", "framework.py", "avalanche_loop.py"
-
-
-class Finding(NamedTuple):
-    """One figure, a value per round."""
-
-    what: str
-    values: list[float]
-    goal: float | None = None
-    at_least: bool = False
+# 20 samples of each experience, on full sets as well: where one forward takes milliseconds
+FEW = ("eval.split=val", "options.split_fmnist.val_share=0.00167")
 
 
 def cost(
@@ -26,19 +20,19 @@ def cost(
 ) -> list[Finding]:
     """Cost of clframe over the cost of the bare loop; with `faster`, of Avalanche over clframe."""
     work = options.work(**fields)
-    contenders = {BARE: work, CLFRAME: work}
+    contenders = {"bare": (BARE, work), "clframe": (CLFRAME, work)}
     if faster and options.avalanche:
-        contenders[AVALANCHE] = work._replace(iters=AVALANCHE_ITERS)
+        contenders["avalanche"] = (AVALANCHE, work._replace(iters=AVALANCHE_ITERS))
     found = rounds(options, contenders)
-    bare, cell = (_column(found, script, "seconds") for script in (BARE, CLFRAME))
+    bare, cell = (_column(found, name, "seconds") for name in ("bare", "clframe"))
     findings = [Finding("clframe's cell / bare loop", _over(cell, bare), goal)]
     if options.device == "cpu":
-        both = [r[CLFRAME]["seconds"] + r[CLFRAME]["supervisor"] for r in found]
+        both = _sum(cell, _column(found, "clframe", "supervisor"))
         findings.append(Finding("with its supervisor / bare loop", _over(both, bare)))
-    share = _over(_column(found, CLFRAME, "boundaries"), cell)
+    share = _over(_column(found, "clframe", "boundaries"), cell)
     findings.append(Finding("of the cell, full test sets at boundaries", share))
-    if AVALANCHE in contenders:
-        slow, ours = (_column(found, script, "us_per_sample") for script in (AVALANCHE, CLFRAME))
+    if "avalanche" in contenders:
+        slow, ours = (_column(found, name, "us_per_sample") for name in ("avalanche", "clframe"))
         what = "Avalanche / clframe's cell, per evaluated sample"
         findings.append(Finding(what, _over(slow, ours), faster, at_least=True))
     return findings
@@ -46,13 +40,17 @@ def cost(
 
 def pair(options: Options) -> list[Finding]:
     """The fixed cost in ms of evaluating one experience once, from tiny subsets."""
-    on = options.work(subset=10, iters=300)
-    found = rounds(options, {BARE: on, CLFRAME: on})
-    none = rounds(options, {BARE: on._replace(rho=0), CLFRAME: on._replace(rho=0)})
+    on, scripts = options.work(subset=10, iters=600), {"clframe": CLFRAME, "bare": BARE}
+    off = on._replace(rho=0)
+    found = rounds(
+        options,
+        {name: (script, on) for name, script in scripts.items()}
+        | {f"{name} off": (script, off) for name, script in scripts.items()},
+    )
     findings = []
-    for script, name, goal in ((CLFRAME, "clframe", 0.15), (BARE, "bare loop", None)):
-        both = zip(_column(found, script, "seconds"), _column(none, script, "seconds"), strict=True)
-        values = [(a - b) / on.pairs * 1e3 for a, b in both]
+    for name, goal in (("clframe", 0.15), ("bare", None)):
+        more, less = _column(found, name, "seconds"), _column(found, f"{name} off", "seconds")
+        values = [(a - b) / on.pairs * 1e3 for a, b in zip(more, less, strict=True)]
         findings.append(Finding(f"{name}, ms per evaluation and experience", values, goal))
     return findings
 
@@ -60,13 +58,41 @@ def pair(options: Options) -> list[Finding]:
 def memory(options: Options) -> list[Finding]:
     """Peak resident size of clframe's cell over that of the bare loop."""
     work = options.work(iters=100)
-    found = rounds(options, {BARE: work, CLFRAME: work})
-    peaks = _over(_column(found, CLFRAME, "peak_mb"), _column(found, BARE, "peak_mb"))
+    found = rounds(options, {"bare": (BARE, work), "clframe": (CLFRAME, work)})
+    peaks = _over(_column(found, "clframe", "peak_mb"), _column(found, "bare", "peak_mb"))
     return [Finding("peak memory, clframe's cell / bare loop", peaks, 1.1)]
+
+
+def counts(options: Options) -> list[Finding]:
+    """Correct counts on the same weights: differences to the bare loop's forward."""
+    findings = []
+    for net in [options.net] if options.net else ["mlp", "lenet"]:
+        works = [options.work(net=net, iters=50, seed=r) for r in range(options.rounds)]
+        found = [measure("exact.py", work, "counts") for work in works]
+        total = sum(facts["predictions"] for facts in found)
+        what = f"{net}, correct counts that differ, of {total} predictions"
+        findings.append(Finding(what, [float(facts["differ"]) for facts in found], 0.0))
+    return findings
+
+
+def weights(options: Options) -> list[Finding]:
+    """Entries of the final state that change when evaluation is on."""
+    small = {"net": "slim_resnet18", "subset": 20, "words": ("net.args.width=4", *FEW)}
+    findings = []
+    for fields in ({}, small):
+        works = [options.work(**{"iters": 30} | fields, seed=r) for r in range(options.rounds)]
+        found = [measure("exact.py", work, "weights") for work in works]
+        what = f"{works[0].net}, entries of the final state that evaluation changes"
+        findings.append(Finding(what, [float(facts["differ"]) for facts in found], 0.0))
+    return findings
 
 
 def _column(found: list[dict[str, Measurement]], script: str, key: str) -> list[float]:
     return [measured[script][key] for measured in found]
+
+
+def _sum(one: list[float], other: list[float]) -> list[float]:
+    return [a + b for a, b in zip(one, other, strict=True)]
 
 
 def _over(above: list[float], below: list[float]) -> list[float]:
@@ -90,7 +116,7 @@ CASES: dict[str, tuple[Case, str]] = {
             net="slim_resnet18",
             iters=40,
             subset=20,
-            words=("eval.split=val", "options.split_fmnist.val_share=0.00167"),
+            words=FEW,
         ),
         "slim ResNet-18, rho=1, 20 samples per experience: <= 1.05 of the bare loop",
     ),
@@ -108,4 +134,9 @@ CASES: dict[str, tuple[Case, str]] = {
     ),
     "pair": (pair, "fixed cost of one evaluation of one experience: <= 0.15 ms"),
     "memory": (memory, "peak memory of a cell: <= 1.1 of the bare loop"),
+    "counts": (counts, "correct counts on the same weights: 0 differ of >= 300,000 predictions"),
+    "weights": (weights, "final weights with evaluation on and off: bit-identical"),
+    "grid": (wall.grid, "two cells on two cores: wall <= 1.1 of two bare loops side by side"),
+    "startup": (wall.startup, "clframe list: <= 0.3 s; clframe run, to the first update: <= 6 s"),
+    "stream": (wall.stream, "an experience of a stream of 1,000 over one of 100: flat, so about 1"),
 }

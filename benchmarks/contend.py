@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 from work import Work
 
 HERE = Path(__file__).resolve().parent
+PYTHON = os.path.abspath(sys.executable)  # found through a relative $PATH it is relative
 Measurement = dict[str, Any]
+
+
+class Finding(NamedTuple):
+    """One figure, a value per round."""
+
+    what: str
+    values: list[float]
+    goal: float | None = None
+    at_least: bool = False
 
 
 class Options(NamedTuple):
@@ -22,14 +32,15 @@ class Options(NamedTuple):
 
     rounds: int = 3
     iters: int | None = None
+    net: str | None = None
     device: str = "cpu"
     words: tuple[str, ...] = ()
     avalanche: bool = True
 
     def work(self, **fields: Any) -> Work:
         """A case's own work, with what the command line puts in its place."""
-        if self.iters:
-            fields["iters"] = self.iters
+        told = {"iters": self.iters, "net": self.net}
+        fields |= {key: value for key, value in told.items() if value}
         words = (*fields.pop("words", ()), *self.words)
         return Work(**fields, device=self.device, words=words)
 
@@ -41,30 +52,34 @@ def environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "CLFRAME_PATH": str(HERE),
         "FORCE_COLOR": "1",
         "TERM": "xterm",
     }
 
 
-def measure(script: str, work: Work) -> Measurement:
+def measure(script: str, work: Work, *words: str) -> Measurement:
     """The measurement of one contender, which is printed as well."""
     load = os.getloadavg()[0]
-    words = [sys.executable, str(HERE / script), json.dumps(work._asdict())]
+    command = [PYTHON, str(HERE / script), json.dumps(work._asdict()), *words]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=folder, env=environment(), capture_output=True, text=True
+        )
     if done.returncode:
         sys.exit(f"{script} failed, exit code {done.returncode}:\n{done.stderr[-4000:]}")
-    line = done.stdout.splitlines()[-1]
-    facts: Measurement = json.loads(line)
+    facts: Measurement = json.loads(done.stdout.splitlines()[-1])
     facts["load"] = round(load, 2)
     print(json.dumps(facts), flush=True)
     return facts
 
 
-def rounds(options: Options, contenders: Mapping[str, Work]) -> list[dict[str, Measurement]]:
-    """Each contender once a round, the order reversed from one round to the next."""
+def rounds(
+    options: Options, contenders: Mapping[str, tuple[str, Work]]
+) -> list[dict[str, Measurement]]:
+    """Each contender, a script and its work, once a round; every other round in reverse."""
     found = []
     for r in range(options.rounds):
         order = list(contenders) if r % 2 == 0 else list(contenders)[::-1]
-        found.append({script: measure(script, contenders[script]) for script in order})
+        found.append({name: measure(*contenders[name]) for name in order})
     return found

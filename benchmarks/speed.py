@@ -20,8 +20,8 @@ import statistics
 import sys
 import time
 
-from cases import CASES, Finding
-from contend import Options
+from cases import CASES
+from contend import Finding, Options
 
 
 def summary(case: str, finding: Finding) -> str:
@@ -56,8 +56,11 @@ def main() -> int:
     p.add_argument("--list", action="store_true", help="show the cases and their goals")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--iters", type=int, help="updates per experience, instead of the case's own")
+    p.add_argument("--net", help="a network of clframe's, instead of the case's own")
     p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for clframe")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for clframe alone"
+    )
     p.add_argument("--no-avalanche", action="store_true", help="leave Avalanche out")
     args = p.parse_args()
     if args.list or not args.cases:
@@ -67,7 +70,14 @@ def main() -> int:
     names = list(CASES) if args.cases == ["all"] else args.cases
     if unknown := [name for name in names if name not in CASES]:
         p.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}, all")
-    options = Options(args.rounds, args.iters, args.device, tuple(args.set), not args.no_avalanche)
+    options = Options(
+        rounds=args.rounds,
+        iters=args.iters,
+        net=args.net,
+        device=args.device,
+        words=tuple(args.set),
+        avalanche=not args.no_avalanche,
+    )
     warn_of_load()
     lines = []
     for name in names:

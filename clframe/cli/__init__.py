@@ -126,8 +126,10 @@ def runs_folder(arguments: argparse.Namespace) -> Path:
 
 def _list(_: argparse.Namespace) -> int:
     from clframe.cli.plugins import listing
+    from clframe.registry import snapshot
 
-    print("\n".join(listing()))
+    with snapshot():
+        print("\n".join(listing()))
     return 0
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from clframe.config.problems import brief
-from clframe.config.resolve import read_preset
+import yaml
+
 from clframe.errors import ClframeError, PluginError, nearest
 from clframe.registry import Kind, Plugin, find, plugin_names, plugins, preset_files, shown
 
@@ -22,7 +22,7 @@ def listing() -> list[str]:
         found = plugins(kind)
         for name in plugin_names(kind):
             try:
-                target = name if name in found else _target(kind, name)[0]
+                target = name if name in found else _named_in(kind, name)
                 declared = find(kind, target).declared
             except ClframeError as error:
                 broken.append(f"broken      {name}: {str(error).splitlines()[0]}")
@@ -74,6 +74,8 @@ def _plugin(plugin: Plugin) -> Iterator[str]:
 
 
 def _preset(kind: Kind, name: str) -> Iterator[str]:
+    from clframe.config.problems import brief
+
     target, options = _target(kind, name)
     yield f"{name}: a preset of the {kind} {target}"
     yield f"source   {shown(preset_files(kind)[name])}"
@@ -84,11 +86,31 @@ def _preset(kind: Kind, name: str) -> Iterator[str]:
         yield from _plugin(plugins(kind)[target])
 
 
+def _named_in(kind: Kind, preset: str) -> str:
+    """The plug-in that a preset names, read without the checks, whose imports take long.
+
+    A file that is not plainly in order goes through them, for their error.
+    """
+    try:
+        content = yaml.safe_load(preset_files(kind)[preset].read_bytes())
+    except (yaml.YAMLError, OSError):
+        content = None
+    if isinstance(content, dict) and content.keys() <= {"plugin", "options"}:
+        target, options = content.get("plugin"), content.get("options") or {}
+        if isinstance(target, str) and "${" not in target and isinstance(options, dict):
+            return target
+    return _target(kind, preset)[0]
+
+
 def _target(kind: Kind, name: str) -> tuple[str, dict[str, object]]:
+    from clframe.config.resolve import read_preset
+
     return read_preset(kind, preset_files(kind)[name])
 
 
 def _settings(options: dict[str, object]) -> str:
+    from clframe.config.problems import brief
+
     return " ".join(f"{k}={brief(v)}" for k, v in options.items())
 
 

@@ -20,6 +20,7 @@ from clframe.core.rng import clock
 from clframe.core.strategy import Strategy, StreamInfo
 from clframe.data.stream import build_stream, splice
 from clframe.errors import ClframeError, ConfigError, DataError, nearest
+from clframe.sources.network import unreachable
 
 
 def make_stream(cfg: RunConfig) -> Stream:
@@ -151,6 +152,8 @@ def _call(cfg: NetConfig, make: Any) -> tuple[nn.Module, int]:
 
 
 def _timm(cfg: NetConfig, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    if cfg.pretrained:
+        _ask_for_the_hub()
     import timm
 
     name = cfg.name.removeprefix("timm:")
@@ -186,6 +189,15 @@ def _timm(cfg: NetConfig, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         return model.train(), width
 
     return _call(cfg, build)
+
+
+def _ask_for_the_hub() -> None:
+    """Let the hub's client look in its cache alone when the hub is away: it would try for a minute.
+
+    The client reads this setting as it is imported.
+    """
+    if unreachable([os.environ.get("HF_ENDPOINT") or "https://huggingface.co"]):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def load_weights(backbone: nn.Module, path: Path) -> None:

@@ -16,6 +16,7 @@ LEASH = "CLFRAME_LEASH"  # the descriptor whose end says that the supervisor is 
 def run(folder: Path) -> int:
     """Run the cell in `folder`; returns its exit code. The process dies with its supervisor."""
     _watch_supervisor()
+    import clframe.engine.preload  # noqa: F401 - in a fork, the server has done that
     from clframe.engine.run import run_cell
 
     return run_cell(folder)

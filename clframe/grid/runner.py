@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from clframe.config.grid import GridSpec
 from clframe.config.identity import run_id, to_yaml
 from clframe.config.schema import RunConfig
 from clframe.errors import ConfigError
-from clframe.grid import references
 from clframe.grid.display import Display, Intent, Planned, failures, say, table, total
 from clframe.grid.engines import Engine, InlineEngine, RayEngine, Resources
 from clframe.grid.launch import Launch, environment, start_server
@@ -29,6 +28,8 @@ from clframe.tracking.store import RunStore
 
 if TYPE_CHECKING:
     from clframe.tracking.mlflow import Target
+
+Targets = dict[Path, "Target | None"]
 
 SOLO = "solo"  # the folder of runs that belong to no grid
 INTERRUPTED = 130
@@ -63,12 +64,12 @@ def run_grid(
         say(console, str(folder))
         return 0
     todo = [c for c in cells if c.intent not in ("done", "running")]
-    if todo and launch is None:
-        _check(todo)
-    targets = _targets(todo, runs)
+    targets = _ready(todo, runs, check=launch is None)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "grid.yaml", spec.to_yaml())
     outcomes, code = _run(todo, targets, workers, console, spec.name, launch)
+    from clframe.grid import references
+
     changed = set(references.update(folder))
     _deliver([c for c in cells if c.folder in changed or owed(c.folder)], runs, console)
     left = plan([c.cfg for c in cells], folder)
@@ -91,9 +92,7 @@ def run_one(
     (cell,) = plan([cfg], runs / SOLO)
     fresh = not cell.folder.exists()
     if cell.intent not in ("done", "running"):
-        if launch is None:
-            _check([cell])
-        targets = _targets([cell], runs)
+        targets = _ready([cell], runs, check=launch is None)
         outcomes, code = _run([cell], targets, 1, console, SOLO, launch)
         if code != INTERRUPTED and outcomes[0].rc == 2:
             if fresh and not (cell.folder / "last.ckpt").exists():
@@ -131,37 +130,50 @@ def write_config(cfg: RunConfig, folder: Path) -> None:
     RunStore(folder).write_config(yaml.safe_load(to_yaml(cfg)))
 
 
-def _check(todo: Sequence[Planned]) -> None:
-    """Build every cell before any starts; meanwhile this process imports MLflow."""
-    start_server(environment(max(c.cfg.threads for c in todo)))
-    if any(c.cfg.track.enabled for c in todo):
-        threading.Thread(target=_import_mlflow, daemon=True).start()
-    preflight([c.cfg for c in todo])
+def _ready(todo: Sequence[Planned], runs: Path, *, check: bool) -> Targets:
+    """Build every cell before any starts; meanwhile this process opens MLflow's store."""
+    if not todo:
+        return {}
+    if check:
+        start_server(environment(max(c.cfg.threads for c in todo)))
+    with _draft(todo, runs) as draft:
+        if check:
+            preflight([c.cfg for c in todo])
+        return _targets(todo, runs, draft)
 
 
-def _import_mlflow() -> None:
-    from clframe.tracking.mlflow.target import faults
+@contextmanager
+def _draft(todo: Sequence[Planned], runs: Path) -> Iterator[Callable[[], Path | None]]:
+    """A new MLflow store in the making, for the first cell that is shown in one."""
+    track = next((c.cfg.track for c in todo if c.cfg.track.enabled), None)
+    if track is None:
+        yield lambda: None
+        return
+    from clframe.tracking.mlflow import drafting
 
-    faults()
+    with drafting(runs, track.uri) as draft:
+        yield draft.path
 
 
-def _targets(cells: Sequence[Planned], runs: Path) -> dict[Path, Target | None]:
+def _targets(
+    cells: Sequence[Planned], runs: Path, draft: Callable[[], Path | None] = lambda: None
+) -> Targets:
     """The MLflow store of each cell, made and migrated here, before any worker looks at it."""
     made: dict[tuple[str | None, str], Any] = {}
-    targets: dict[Path, Target | None] = {}
+    targets: Targets = {}
     for cell in cells:
         track = cell.cfg.track
         if track.enabled and (track.uri, track.experiment) not in made:
             from clframe.tracking.mlflow import prepare
 
-            made[track.uri, track.experiment] = prepare(runs, track.uri, track.experiment)
+            made[track.uri, track.experiment] = prepare(runs, track.uri, track.experiment, draft)
         targets[cell.folder] = made[track.uri, track.experiment] if track.enabled else None
     return targets
 
 
 def _run(
     todo: Sequence[Planned],
-    targets: dict[Path, Target | None],
+    targets: Targets,
     workers: int,
     console: Console,
     label: str,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from clframe.config.identity import from_yaml
 from clframe.grid.launch import Handle, Launch, environment, launcher, stop
 from clframe.registry.search import PACKAGE
-from clframe.tracking.journal import frames
 from clframe.tracking.store import RunRecord, RunStore, git_state
 from clframe.tracking.store import environment as platform_facts
 
@@ -202,6 +201,8 @@ class Follower:
         self.offset = self.iteration = self.total = 0
 
     def __call__(self) -> Progress:
+        from clframe.tracking.journal import frames  # numpy: not before the server has started
+
         journal = self.store.journal_path
         if journal.exists() and journal.stat().st_size < self.offset:
             self.offset = 0  # a resumed cell has cut off what it will write again

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from clframe.sources.catalogue import Known
+from clframe.sources.network import unreachable
 
 SECONDS = 20.0
 
@@ -17,13 +20,17 @@ def download(dataset: Known, target: Path) -> str | None:
     """Let torchvision download and verify `dataset` into `target`; returns why it failed, if so.
 
     It arrives in a folder of its own and is moved at the end, so that neither an interrupted
-    download nor a second process ever shows half a data set.
+    download nor a second process ever shows half a data set. Where it fails, folders that were not
+    there are not there afterwards.
     """
     import torchvision
 
     if dataset.torchvision is None:
         return None
     kind = getattr(torchvision.datasets, dataset.torchvision)
+    if why := unreachable(_addresses(kind)):
+        return why
+    absent = [folder for folder in (target, *target.parents) if not folder.exists()]
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS)
     try:
@@ -32,10 +39,19 @@ def download(dataset: Known, target: Path) -> str | None:
             kind(scratch, train=True, download=True)
             _move(Path(scratch), target)
     except (OSError, RuntimeError, HTTPException, EOFError) as e:
+        with suppress(OSError):  # what is in use by now stays
+            for folder in absent:
+                folder.rmdir()
         return " ".join(str(e).split()) or type(e).__name__
     finally:
         socket.setdefaulttimeout(patience)
     return None
+
+
+def _addresses(kind: Any) -> list[str]:
+    """Where torchvision would download from."""
+    urls = [*getattr(kind, "mirrors", ()), getattr(kind, "url", None)]
+    return [url for url in urls if isinstance(url, str)]
 
 
 def _move(scratch: Path, target: Path) -> None:

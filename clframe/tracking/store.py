@@ -7,18 +7,21 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
 from clframe.errors import DataError
-from clframe.tracking import traces
 from clframe.tracking.files import plain, replace_file, to_json, without_paths
 from clframe.tracking.heartbeat import heartbeat, is_alive
 from clframe.tracking.provenance import environment, git_state
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from clframe.tracking.traces import Kind
 
 __all__ = ["RunRecord", "RunStore", "State", "Status", "environment", "git_state"]
 
@@ -141,6 +144,8 @@ class RunStore:
 
     def write_traces(self) -> None:
         """Turn the journal's rows into trace.parquet and boundary.parquet."""
+        from clframe.tracking import traces
+
         traces.write(traces.from_journal(self.journal_path, "trace"), self.trace_path)
         traces.write(traces.from_journal(self.journal_path, "boundary"), self.boundary_path)
 
@@ -152,7 +157,9 @@ class RunStore:
         """The accuracy at each boundary on the full test sets; from the journal while it runs."""
         return self._table("boundary", self.boundary_path, readout)
 
-    def _table(self, kind: traces.Kind, path: Path, readout: str | None) -> pa.Table:
+    def _table(self, kind: Kind, path: Path, readout: str | None) -> pa.Table:
+        from clframe.tracking import traces  # pyarrow takes its time, and few commands need it
+
         table = traces.read(path) if path.exists() else traces.from_journal(self.journal_path, kind)
         return traces.select(table, readout)
 

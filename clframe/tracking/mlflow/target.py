@@ -6,8 +6,9 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,24 +40,30 @@ class Target(NamedTuple):
     experiment_id: str
 
 
-def prepare(runs: Path, uri: str | None, experiment: str) -> Target:
+def prepare(
+    runs: Path,
+    uri: str | None,
+    experiment: str,
+    draft: Callable[[], Path | None] = lambda: None,
+) -> Target:
     """Create and migrate the store and the experiment, alone, whatever else starts beside us.
 
     Without `uri` that is `runs`/mlflow.db, and `runs`/artifacts. Any store without a server gets
-    absolute places, since its users have other working folders.
+    absolute places, since its users have other working folders. A new database is a copy of
+    `draft()`, if that is one.
     """
     runs = Path(runs).resolve()
-    uri = uri or f"sqlite:///{runs / 'mlflow.db'}"
-    database = _sqlite_path(uri)
+    database = database_of(runs, uri)
+    uri = uri or f"sqlite:///{database}"
     home = database.parent if database else runs
     try:
         home.mkdir(parents=True, exist_ok=True)
         with _locked((database or runs / "mlflow.db").with_suffix(".lock")):
             if database:
                 uri = f"sqlite:///{database}"
-                _create(database)
+                _create(database, draft)
                 _set_journal_mode(database)
-            opened = _open(uri, migrate=database is not None)
+            opened = _open(uri, ours=database is not None)
             artifacts = None if uri.startswith(("http:", "https:")) else str(home / "artifacts")
             return Target(uri, _experiment(opened, experiment, artifacts))
     except (*faults(), *_setup_faults()) as error:
@@ -75,14 +82,19 @@ def client(uri: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
-def _quieten() -> None:
-    """Import MLflow so that it keeps silent: its telemetry starts, or not, as it is imported."""
+def hush() -> None:
+    """Make sure that MLflow keeps silent when it is imported, its telemetry too."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name, level in (("alembic", "WARNING"), ("mlflow", "WARNING"), ("urllib3", "ERROR")):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
+
+
+def _quieten() -> None:
+    """Import MLflow so that it keeps silent."""
+    hush()
     import mlflow  # noqa: F401
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # which its import has set to INFO
@@ -157,30 +169,34 @@ def _set_journal_mode(database: Path) -> None:
         connection.execute(f"PRAGMA journal_mode={mode}")
 
 
-def _open(uri: str, migrate: bool) -> MlflowClient:
+def _open(uri: str, *, ours: bool) -> MlflowClient:
     """A client; a database of ours from an older MLflow is brought up to date first."""
     try:
         return client(uri)
     except faults() as error:
-        if not migrate or "out-of-date database schema" not in str(error):
+        if not ours or "out-of-date database schema" not in str(error):
             raise
-    _migrate(uri)
+    migrate(uri)
     return client(uri)
 
 
-def _create(database: Path) -> None:
+def _create(database: Path, draft: Callable[[], Path | None]) -> None:
     """Make a new database beside its place: one that a kill left half made could not be mended."""
     if database.exists() and database.stat().st_size:
         return
-    _quieten()
     half = database.with_suffix(".new")
     half.unlink(missing_ok=True)
-    _migrate(f"sqlite:///{half}")
+    made = draft()
+    if made:
+        shutil.copyfile(made, half)
+    else:
+        migrate(f"sqlite:///{half}")
     os.replace(half, database)
 
 
-def _migrate(uri: str) -> None:
+def migrate(uri: str) -> None:
     """What `mlflow db upgrade` does, also to an empty database."""
+    _quieten()
     from mlflow.db import upgrade
 
     assert upgrade.callback is not None
@@ -203,8 +219,10 @@ def _setup_faults() -> tuple[type[Exception], ...]:
     return CommandError, sqlite3.Error, ImportError  # the last: no driver for this database
 
 
-def _sqlite_path(uri: str) -> Path | None:
-    """The absolute path of an SQLite store; None for any other store."""
+def database_of(runs: Path, uri: str | None) -> Path | None:
+    """The absolute path of an SQLite store, such as the one without `uri`; None for any other."""
+    if not uri:
+        return runs.resolve() / "mlflow.db"
     if not uri.startswith("sqlite:"):
         return None
     name = uri.partition(":///")[2]

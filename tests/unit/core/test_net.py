@@ -11,6 +11,7 @@ from torch import nn
 from torchvision import transforms
 
 from clframe.core.augment import CropFlip
+from clframe.core.backbones import BACKBONES
 from clframe.core.net import CLOSED, CosineLinear, Net, evaluating, frozen_state
 from clframe.core.rng import clock, shared_rng
 
@@ -158,3 +159,12 @@ def test_evaluating_restores_odd_modes() -> None:
         assert not any(m.training for m in net.modules())
         raise ZeroDivisionError
     assert [m.training for m in net.modules()] == modes
+
+
+def test_lenet_has_the_papers_sizes() -> None:
+    backbone, width = BACKBONES["lenet"]((1, 28, 28))
+    net = Net(backbone, width, 10)
+    assert sum(p.numel() for p in net.parameters()) == 61_706
+    assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    backbone, width = BACKBONES["lenet"]((3, 32, 36))
+    assert Net(backbone, width, 10)(torch.zeros(2, 3, 32, 36)).shape == (2, 10)

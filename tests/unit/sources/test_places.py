@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import socket
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -32,10 +31,10 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr("clframe.sources.places.DEBIAN_FASHION_MNIST", tmp_path / "package")
     monkeypatch.setattr("clframe.sources.places.CACHE", tmp_path / "cache")
 
-    def refuse(request: Any, *rest: Any, **more: Any) -> None:
-        raise URLError("Network is unreachable")
+    def refuse(address: Any, *rest: Any) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
     return tmp_path
 
 
@@ -63,7 +62,7 @@ def test_missing_data_names_every_place_and_the_way_to_get_it(
     assert "Network is unreachable" in text
     assert "torchvision.datasets.FashionMNIST(" in text and "FashionMNIST/raw" in text
     assert "train-images-idx3-ubyte[.gz]" in text
-    assert not list((here / "root").iterdir()), "a failed download left something behind"
+    assert not list(here.iterdir()), "a failed download left something behind"
 
 
 @pytest.mark.parametrize(
@@ -145,6 +144,10 @@ def test_what_is_nowhere_is_downloaded_once(
 
 def test_a_download_that_breaks_off_leaves_nothing(mirror: Path, tmp_path: Path) -> None:
     (mirror / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="train-labels"):
+        load_images("mnist", tmp_path / "deep" / "root")
+    assert not (tmp_path / "deep").exists()
+    (tmp_path / "root").mkdir()
     with pytest.raises(DataError, match="train-labels"):
         load_images("mnist", tmp_path / "root")
     assert not list((tmp_path / "root").iterdir())

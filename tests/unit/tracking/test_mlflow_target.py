@@ -128,7 +128,7 @@ def test_a_store_that_a_kill_left_half_made_is_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_migrate", killed)
+        patch.setattr(module, "migrate", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path, None, "clframe")
 
@@ -137,7 +137,7 @@ def test_a_store_that_a_kill_left_half_made_is_made_again(
         assert not path.exists()
         shutil.copyfile(template, path)
 
-    monkeypatch.setattr(module, "_migrate", made)
+    monkeypatch.setattr(module, "migrate", made)
     assert prepare(tmp_path, None, "clframe").experiment_id
     assert not (tmp_path / "mlflow.new").exists()
 
@@ -230,7 +230,7 @@ def test_a_database_without_a_server_gets_absolute_places_too(
             made.append(artifact_location)
             return "5"
 
-    monkeypatch.setattr(module, "_open", lambda uri, migrate: made.append(migrate) or Opened())
+    monkeypatch.setattr(module, "_open", lambda uri, ours: made.append(ours) or Opened())
     monkeypatch.chdir(tmp_path)
     uri = "postgresql://host/db"
     assert prepare(Path("runs"), uri, "clframe") == Target(uri, "5")

@@ -1,0 +1,94 @@
+"""Packages that our dependencies import for features no run uses: loaded when first used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+
+def _hamming(*args: Any, **options: Any) -> Any:
+    return importlib.import_module("scipy.signal.windows").hamming(*args, **options)
+
+
+# Avalanche imports all but the last, to log, to download and for one of its methods. torchmetrics
+# imports the last, for over a second, only to give it back a name that it used to have.
+DEFERRED: dict[str, dict[str, Callable[..., Any]]] = {
+    "wandb": {},
+    "gdown": {},
+    "qpsolvers": {},
+    "GPUtil": {},
+    "scipy.signal": {"hamming": _hamming},
+}
+
+
+def defer() -> None:
+    """From now on let this process import the packages in `DEFERRED` without running them.
+
+    Each runs as soon as anything is taken from it, so nobody can tell, but by the clock.
+    """
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds the packages of the list where they are, and puts off running them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        found = PathFinder.find_spec(fullname, path) if fullname in DEFERRED else None
+        if found is None or found.loader is None:
+            return None  # it is for the other finders, if for any
+        found.loader = _Later(found.loader)
+        return found
+
+
+class _Later(Loader):
+    """Leaves a module as an empty shell that `inner` fills when it is used."""
+
+    def __init__(self, inner: Loader) -> None:
+        self.inner = inner
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.package = module.__dict__.pop("__path__", None)  # a submodule's import then asks it
+        self.lock, self.filled = threading.RLock(), False
+        module.__dict__.update(DEFERRED[module.__name__])
+        module.__class__ = _Shell
+
+    def fill(self, module: ModuleType) -> None:
+        """Run the module; whatever it raises is raised again by the next use."""
+        with self.lock:
+            if self.filled:
+                return
+            self.filled = True
+            module.__class__ = ModuleType
+            if self.package is not None:
+                module.__path__ = self.package
+            module.__loader__ = self.inner
+            assert module.__spec__ is not None
+            module.__spec__.loader = self.inner
+            try:
+                self.inner.exec_module(module)
+            except BaseException:
+                module.__spec__.loader = module.__loader__ = self
+                self.exec_module(module)
+                raise
+
+
+class _Shell(ModuleType):
+    """A module that has not run; it has what the import system gives it, and no more."""
+
+    def __getattr__(self, name: str) -> Any:
+        later = self.__spec__.loader if self.__spec__ else None
+        if isinstance(later, _Later):
+            later.fill(self)
+        return getattr(self, name)
