@@ -14,6 +14,12 @@ from clframe.core.rng import generator
 BLOCK = 64  # batches handed over together, each of them gathered when it is asked for
 
 
+def num_batches(num_samples: int, size: int) -> int:
+    """Batches in a whole epoch; a single sample left over joins the last (batch norm)."""
+    whole, rest = divmod(num_samples, size)
+    return whole + (rest > (1 if whole else 0))
+
+
 class ExperienceLoader:
     """Iterating once is one epoch, in blocks of batches; each iteration is the next epoch.
 
@@ -29,9 +35,7 @@ class ExperienceLoader:
 
     @property
     def num_batches(self) -> int:
-        """Batches in a whole epoch; a single sample left over joins the last (batch norm)."""
-        whole, rest = divmod(len(self.samples), self.size)
-        return whole + (rest > (1 if whole else 0))
+        return num_batches(len(self.samples), self.size)
 
     def __len__(self) -> int:
         return -(-self.num_batches // BLOCK)

@@ -13,6 +13,7 @@ from clframe.evaluation.metrics import summarize
 from clframe.evaluation.trace import AccuracyTrace
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunStore
+from clframe.tracking.traces import columns
 
 # what minima and gaps are made of stays with the dense trace on the fixed subsets; everything that
 # is known at boundaries alone is taken from the full test sets
@@ -62,8 +63,8 @@ def retained(stream: Stream) -> list[int]:
 
 def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
     """`summarize` of the trace, with what belongs to boundaries from the full test sets."""
-    tables = store.read_trace(), store.read_boundary()
-    traces = [AccuracyTrace.from_columns(t.to_pydict(), primary).retained(kept) for t in tables]
+    tables = store.read_trace(primary), store.read_boundary(primary)
+    traces = [AccuracyTrace.from_columns(columns(t), primary).retained(kept) for t in tables]
     if not kept:  # everything has been forgotten
         return {"n_experiences": 0}
     dense, full = (summarize(t.rows()) for t in traces)
@@ -84,10 +85,11 @@ def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, float | None
 
 def _append_envelopes(store: RunStore, primary: str) -> None:
     """Per experience a curve of at most `POINTS` points that keeps every dip, for MLflow."""
-    trace = AccuracyTrace.from_columns(store.read_trace(primary).to_pydict(), primary)
+    trace = AccuracyTrace.from_columns(columns(store.read_trace(primary)), primary)
     journal = Journal(store.journal_path, os.path.getsize(store.journal_path))
-    for e in np.unique(trace.eval_experience):
-        mine = trace.eval_experience == e
+    order = np.argsort(trace.eval_experience, kind="stable")
+    found, starts = np.unique(trace.eval_experience[order], return_index=True)
+    for e, mine in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
         steps, values = envelope(trace.iteration[mine], trace.accuracy[mine], (POINTS - 1) // 3)
         journal.append(
             "metrics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,21 +20,26 @@ from clframe.errors import DataError
 VERSION = 1
 
 
-def outline(stream: Stream) -> dict[str, Any]:
-    """The data-free facts of a stream, enough to rebuild the strategy without the data."""
+def outline(stream: Stream) -> str:
+    """The data-free facts of a stream as JSON, enough to rebuild the strategy without the data.
+
+    As text, since torch asks about each object that it pickles: with a thousand experiences that
+    took longer than training one of them.
+    """
     keys = ("index", "kind", "tasks", "classes", "origin", "forgets")
-    return {
+    facts = {
         "num_classes": stream.num_classes,
         "setting": stream.setting,
-        "shape": list(stream.shape),
+        "shape": stream.shape,
         "mean": stream.mean,
         "std": stream.std,
         "experiences": [{k: getattr(e, k) for k in keys} for e in stream],
     }
+    return json.dumps(facts)
 
 
 def hollow(facts: dict[str, Any]) -> list[Experience]:
-    """Experiences without data, from `outline`."""
+    """Experiences without data, from the facts of `outline`."""
     shape = (0, *facts["shape"])
     nothing = torch.zeros(0, dtype=torch.long)
     empty = Samples(torch.zeros(shape, dtype=torch.uint8), nothing, nothing, nothing)
@@ -76,6 +82,8 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: checkpoint version {state.get('version')}, this clframe reads {VERSION}; "
             "delete the folder to run the cell again."
         )
+    if isinstance(state["stream"], str):  # older checkpoints hold the facts themselves
+        state["stream"] = json.loads(state["stream"])
     return state
 
 

@@ -13,7 +13,6 @@ from clframe.config.schema import RunConfig
 from clframe.core import dist
 from clframe.core.experience import Experience
 from clframe.core.rng import clock
-from clframe.data.loader import ExperienceLoader, ForgetLoader
 from clframe.engine import resume
 from clframe.engine.build import (
     channels_last,
@@ -24,16 +23,15 @@ from clframe.engine.build import (
     stream_info,
 )
 from clframe.engine.costs import account
+from clframe.engine.feed import Feed
 from clframe.engine.module import ContinualModule, Position
 from clframe.engine.optim import Schedule, build_optimizer
-from clframe.engine.trainer import make_trainer
+from clframe.engine.trainer import ReusedTrainer
 from clframe.errors import TrainingError
 from clframe.evaluation.counter import Plan
 from clframe.evaluation.evaluator import ContinualEvaluator
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunStore
-
-RESIDENT = 4 * 2**30  # training data up to this many bytes is moved to the GPU once
 
 
 class _Mute:
@@ -63,6 +61,8 @@ class Run:
         info = stream_info(self.stream)
         self.strategy = make_strategy(cfg, info, self.stream.mean, self.stream.std)
         self.facts = resume.outline(self.stream)
+        self.feed = Feed(cfg, self.stream, self.strategy, self.device)
+        self.trainer = ReusedTrainer(cfg)
         self.position = Position()
         self.prepared = -1
         self.evaluator: ContinualEvaluator | None = None
@@ -70,6 +70,7 @@ class Run:
         self.optimizer_state: dict[str, Any] | None = None
         self.restored: dict[str, Any] = {}
         self._restore()
+        self.expected = self.position.start + self.feed.updates_from(self.position.experience)
         if main:
             self._describe()
         self.seconds["build"] += time.perf_counter() - self.began
@@ -101,7 +102,7 @@ class Run:
                 "split": cfg.split,
                 "fixed": True,
             },
-            total_iterations=self._total_iterations(self.position.experience),
+            total_iterations=self.expected,
         )
 
     # -- the stream --------------------------------------------------------------------------
@@ -122,7 +123,10 @@ class Run:
                 clock.set(cfg.seed, exp.index, "prepare")
                 self.strategy.prepare(exp)
             self.prepared = exp.index
-        loader, epochs = self._loader(exp)
+        clock.set(cfg.seed, at.start, "data")
+        loader, epochs = self.feed.loader(exp, at)
+        own = epochs * loader.num_batches * self.strategy.repeats
+        self._expect(at.start + own + self.feed.updates_from(exp.index + 1))
         module = ContinualModule(
             self.strategy,
             exp,
@@ -136,7 +140,7 @@ class Run:
             clip=cfg.clip,
             average_norms=cfg.devices > 1 and self.device.type == "cpu",
         )
-        trainer = make_trainer(cfg, max(1, epochs - at.epoch))
+        trainer = self.trainer.renewed(max(1, epochs - at.epoch))
         module.plugin = trainer.precision_plugin
         if module.num_updates == 0:
             if cfg.devices > 1 and dist.world() == 1:
@@ -152,41 +156,11 @@ class Run:
                 module.plugin.load_state_dict(self.restored["precision"])
             trainer.fit(module, train_dataloaders=loader)
 
-    def _loader(self, exp: Experience) -> tuple[ExperienceLoader | ForgetLoader, int]:
-        at, cfg = self.position, self.cfg
-        clock.set(cfg.seed, at.start, "data")
-        budget = self.strategy.budget(exp)
-        if exp.kind == "forget":
-            return ForgetLoader(budget or 0, self.stream.learned[0].train), 1
-        past = [e for e in self.stream.learned if e.index < exp.index]
-        samples = self.strategy.data(exp, past)
-        if samples is None:
-            samples = exp.train
-        elif at.local == 0:
-            own = set(exp.train.uid.tolist())
-            at.past_samples += sum(u not in own for u in samples.uid.tolist())
-        if self.device.type == "cuda" and samples.x.nbytes <= RESIDENT:
-            samples = samples.to(self.device)
-        epochs = cfg.epochs if budget is None else budget
-        loader = ExperienceLoader(
-            samples,
-            cfg.batch_size,
-            seed=cfg.seed,
-            key=exp.index,
-            epoch=at.epoch,
-            batch=at.batch,
-        )
-        if self.main:
-            done = at.start + epochs * loader.num_batches * self.strategy.repeats
-            total = done + self._total_iterations(exp.index + 1)
+    def _expect(self, total: int) -> None:
+        """Tell the progress bar how many updates the run will make, where that has changed."""
+        if self.main and total != self.expected:
             self.store.update_record(total_iterations=total)
-        return loader, epochs
-
-    def _total_iterations(self, first: int) -> int:
-        """An estimate for the progress bar: updates of the experiences from `first` on."""
-        sizes = [len(e.train) for e in self.stream.learned if e.index >= first]
-        each = self.cfg.epochs * self.strategy.repeats
-        return sum(-(-n // self.cfg.batch_size) for n in sizes) * each
+        self.expected = total
 
     def _optimizer(self, module: ContinualModule) -> torch.optim.Optimizer | None:
         made = self.strategy.optimizer(module.exp)

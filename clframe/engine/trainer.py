@@ -30,27 +30,42 @@ class Replicas(DDPStrategy):
         return model  # type: ignore[return-value]
 
 
-def make_trainer(cfg: RunConfig, epochs: int) -> Trainer:
-    """A new Trainer for `epochs` passes; batch norm is synchronised where torch can (GPUs)."""
-    many = cfg.devices > 1
-    strategy: Any = "auto"
-    if many:
-        strategy = Replicas(
-            cluster_environment=LightningEnvironment(),
-            find_unused_parameters=True,
-            broadcast_buffers=False,
+class ReusedTrainer:
+    """The Trainer of a run: made once, and as good as new for each experience.
+
+    Making one costs more than a short experience does. Batch norm is synchronised where torch can
+    (on GPUs).
+    """
+
+    def __init__(self, cfg: RunConfig) -> None:
+        many = cfg.devices > 1
+        strategy: Any = "auto"
+        if many:
+            strategy = Replicas(
+                cluster_environment=LightningEnvironment(),
+                find_unused_parameters=True,
+                broadcast_buffers=False,
+            )
+        self.trainer = Trainer(
+            accelerator=cfg.accelerator,
+            devices=cfg.devices,
+            strategy=strategy,
+            precision=PRECISIONS[cfg.precision],
+            sync_batchnorm=many and cfg.accelerator != "cpu" and torch.cuda.is_available(),
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
         )
-    return Trainer(
-        accelerator=cfg.accelerator,
-        devices=cfg.devices,
-        strategy=strategy,
-        precision=PRECISIONS[cfg.precision],
-        sync_batchnorm=many and cfg.accelerator != "cpu" and torch.cuda.is_available(),
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+        self._precision = self.trainer.precision_plugin.state_dict()
+
+    def renewed(self, epochs: int) -> Trainer:
+        """The Trainer, about to fit for `epochs` passes and knowing nothing of earlier fits."""
+        trainer = self.trainer
+        # Lightning counts epochs and batches over all fits in here
+        trainer.fit_loop = type(trainer.fit_loop)(trainer, max_epochs=epochs)
+        trainer.precision_plugin.load_state_dict(self._precision)  # the scale of half precision
+        return trainer

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from clframe.evaluation.timeline import Timeline, mean, mean_present
+from clframe.evaluation.timeline import Floats, Ints, Timeline, mean, mean_present
 
 LEVELS = (0.9, 0.95, 1.0)
 _TOLERANCE = 1e-12
@@ -19,43 +19,52 @@ def gap(line: Timeline) -> dict[str, Any] | None:
     num = line.num_experiences
     if num == 1:
         return None
-    dips = {(k, i): _dip(line, k, i) for k in range(num - 1) for i in range(k + 1)}
-    recent = [dips[k, k] for k in range(num - 1)]
-    block: dict[str, Any] = {"pairs": {f"{k}->{k + 1}|{i}": dip for (k, i), dip in dips.items()}}
+    by_switch = [_dips(line, k) for k in range(num - 1)]
+    dips = [dip for old in by_switch for dip in old]
+    recent = [old[-1] for old in by_switch]
+    names = (f"{k}->{k + 1}|{i}" for k in range(num - 1) for i in range(k + 1))
+    block: dict[str, Any] = {"pairs": dict(zip(names, dips, strict=True))}
     for name in _AVERAGED:
-        block[f"{name}_mean"] = mean(dip[name] for dip in dips.values())
+        block[f"{name}_mean"] = mean(dip[name] for dip in dips)
         block[f"{name}_recent_mean"] = mean(dip[name] for dip in recent)
-    block["depth_by_transition"] = [
-        mean(dips[k, i]["depth"] for i in range(k + 1)) for k in range(num - 1)
-    ]
-    return block | _recovery(dip["recovery_time"] for dip in dips.values())
+    block["depth_by_transition"] = [mean(dip["depth"] for dip in old) for old in by_switch]
+    return block | _recovery(dip["recovery_time"] for dip in dips)
 
 
-def _dip(line: Timeline, k: int, i: int) -> dict[str, Any]:
-    """What learning k+1 does to task i: `ref` is its accuracy just before."""
+def _dips(line: Timeline, k: int) -> list[dict[str, Any]]:
+    """What learning k+1 does to each task up to k; `refs` are their accuracies just before."""
     window = slice(line.starts[k + 1], line.stops[k + 1])
-    curve, times = line.accuracy[i, window], line.iterations[window]
-    switch, ref = int(line.boundaries[k]), float(line.accuracy[i, line.stops[k] - 1])
-    lowest = int(np.argmin(curve))
-    low = float(curve[lowest])
-    area = float(np.sum(np.maximum(0.0, ref - curve) * np.diff(times, prepend=switch)))
-
-    def recovery(level: float) -> int | None:
-        enough = curve >= level * ref - _TOLERANCE
-        if enough[lowest]:
-            return 0
-        later = np.flatnonzero(enough[lowest:])
-        return int(times[lowest + later[0]]) - switch if len(later) else None
-
-    return {
-        "depth": ref - low,
-        "depth_rel": (ref - low) / ref if ref else None,
-        "time_to_min": int(times[lowest]) - switch,
-        "regain": float(curve[-1]) - low,
-        "area": area,
-        "area_norm": area / (int(times[-1]) - switch),
-        "recovery_time": {str(level): recovery(level) for level in LEVELS},
+    curves, times = line.accuracy[: k + 1, window], line.iterations[window]
+    switch, refs = line.boundaries[k], line.accuracy[: k + 1, line.stops[k] - 1]
+    lowest = curves.argmin(1)
+    lows = curves[np.arange(k + 1), lowest]
+    falls = np.maximum(0.0, refs[:, None] - curves) * np.diff(times, prepend=switch)
+    columns = {
+        "depth": (refs - lows).tolist(),
+        "depth_rel": [
+            (r - low) / r if r else None
+            for r, low in zip(refs.tolist(), lows.tolist(), strict=True)
+        ],
+        "time_to_min": (times[lowest] - switch).tolist(),
+        "regain": (curves[:, -1] - lows).tolist(),
+        "area": falls.sum(1).tolist(),
+        "area_norm": (falls.sum(1) / (times[-1] - switch)).tolist(),
     }
+    by_level = [_recovered(curves, lowest, times - switch, level * refs) for level in LEVELS]
+    levels = [str(level) for level in LEVELS]
+    recovery = [dict(zip(levels, found, strict=True)) for found in zip(*by_level, strict=True)]
+    rows = zip(*columns.values(), recovery, strict=True)
+    return [dict(zip((*columns, "recovery_time"), row, strict=True)) for row in rows]
+
+
+def _recovered(curves: Floats, lowest: Ints, since: Ints, wanted: Floats) -> list[int | None]:
+    """Updates `since` the switch until each curve, once at its lowest, is as high as `wanted`."""
+    places = np.arange(curves.shape[1])
+    enough = (curves >= wanted[:, None] - _TOLERANCE) & (places >= lowest[:, None])
+    first = enough.argmax(1)
+    found = np.take_along_axis(enough, first[:, None], 1)[:, 0].tolist()
+    taken = np.where(first == lowest, 0, since[first]).tolist()
+    return [t if there else None for t, there in zip(taken, found, strict=True)]
 
 
 def _recovery(times: Iterable[dict[str, int | None]]) -> dict[str, Any]:

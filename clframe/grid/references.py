@@ -12,6 +12,7 @@ from clframe.config.schema import RunConfig
 from clframe.evaluation.metrics import summarize
 from clframe.evaluation.trace import AccuracyTrace
 from clframe.tracking.store import RunRecord, RunStore
+from clframe.tracking.traces import columns
 
 KEYS = ("intransigence", "fwt_vs_independent", "forgetting_ratio")
 
@@ -80,8 +81,8 @@ def _retained(record: RunRecord) -> list[int]:
 
 
 def _boundary(cell: _Done) -> AccuracyTrace:
-    columns = cell.store.read_boundary().to_pydict()
-    return AccuracyTrace.from_columns(columns, cell.record.primary)
+    primary = cell.record.primary
+    return AccuracyTrace.from_columns(columns(cell.store.read_boundary(primary)), primary)
 
 
 def _at_own_boundary(reference: _Done, kept: list[int]) -> list[float | None]:

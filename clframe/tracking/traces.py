@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clframe.errors import DataError, nearest
@@ -35,15 +37,15 @@ def from_journal(journal: Path, kind: Kind) -> pa.Table:
     for name in ("iteration", "train_experience", "eval_experience", "correct", "total"):
         whole = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
         columns[name] = whole.astype(np.int64)
-    readouts = [readout for part in parts for readout in part["readout"].tolist()]
-    accuracy = np.full(len(readouts), np.nan)
+    readouts = [pa.array(part["readout"], pa.string()) for part in parts]
+    accuracy = np.full(len(columns["total"]), np.nan)
     np.divide(columns["correct"], columns["total"], out=accuracy, where=columns["total"] > 0)
     return pa.table(
         [
             columns["iteration"],
             columns["train_experience"].astype(np.int32),
             columns["eval_experience"].astype(np.int32),
-            pa.array(readouts, pa.string()).dictionary_encode(),
+            pa.chunked_array(readouts, pa.string()).combine_chunks().dictionary_encode(),
             accuracy,
             columns["correct"],
             columns["total"],
@@ -66,11 +68,16 @@ def select(table: pa.Table, readout: str | None) -> pa.Table:
     """The rows of one readout, all of them for None; an unknown readout is an error."""
     if readout is None:
         return table
-    names = table["readout"].to_pylist()
-    if readout not in names:
-        known = sorted(set(names))
+    names = table["readout"].cast(pa.string())
+    known = sorted(names.unique().to_pylist())
+    if readout not in known:
         raise DataError(
             f"no readout named {readout!r} in this trace.{nearest(readout, known)} "
             f"Known: {', '.join(known) or 'none, the trace is empty'}"
         )
-    return table.filter(pa.array([name == readout for name in names]))
+    return table.filter(pc.equal(names, readout))
+
+
+def columns(table: pa.Table) -> dict[str, npt.NDArray[Any]]:
+    """The columns as arrays."""
+    return {name: table[name].to_numpy() for name in table.column_names}

@@ -1,0 +1,59 @@
+"""What each experience trains on, and how many updates the stream still has to come."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+
+from clframe.config.schema import RunConfig
+from clframe.core.experience import Experience, Stream
+from clframe.core.strategy import Strategy
+from clframe.data.loader import ExperienceLoader, ForgetLoader, num_batches
+from clframe.engine.module import Position
+
+RESIDENT = 4 * 2**30  # training data up to this many bytes is moved to the GPU once
+
+
+class Feed:
+    """Loaders for the experiences of one stream, each knowing what came before it."""
+
+    def __init__(
+        self, cfg: RunConfig, stream: Stream, strategy: Strategy, device: torch.device
+    ) -> None:
+        self.cfg, self.strategy, self.device = cfg, strategy, device
+        self.learned = stream.learned
+        # by position in the stream: how many experiences to learn lie before it, and the batches of
+        # one epoch of each from there on
+        size = cfg.batch_size
+        kinds = [e.kind == "learn" for e in stream]
+        lengths = [num_batches(len(e.train), size) if e.kind == "learn" else 0 for e in stream]
+        self.before = [0, *accumulate(kinds)]
+        self.ahead = [*accumulate(reversed(lengths), initial=0)][::-1]
+
+    def loader(self, exp: Experience, at: Position) -> tuple[ExperienceLoader | ForgetLoader, int]:
+        """The batches of `exp` from `at` on, and its number of epochs."""
+        budget = self.strategy.budget(exp)
+        if exp.kind == "forget":
+            return ForgetLoader(budget or 0, self.learned[0].train), 1
+        samples = self.strategy.data(exp, list(self.learned[: self.before[exp.index]]))
+        if samples is None:
+            samples = exp.train
+        elif at.local == 0:
+            own = set(exp.train.uid.tolist())
+            at.past_samples += sum(u not in own for u in samples.uid.tolist())
+        if self.device.type == "cuda" and samples.x.nbytes <= RESIDENT:
+            samples = samples.to(self.device)
+        loader = ExperienceLoader(
+            samples,
+            self.cfg.batch_size,
+            seed=self.cfg.seed,
+            key=exp.index,
+            epoch=at.epoch,
+            batch=at.batch,
+        )
+        return loader, self.cfg.epochs if budget is None else budget
+
+    def updates_from(self, position: int) -> int:
+        """An estimate for the progress bar: updates of the experiences from `position` on."""
+        return self.ahead[position] * self.cfg.epochs * self.strategy.repeats
