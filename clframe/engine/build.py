@@ -227,6 +227,8 @@ def resolve_device(cfg: RunConfig) -> torch.device:
     if cfg.accelerator == "gpu" and not cuda:
         raise ConfigError("accelerator: 'gpu' is not available here; use accelerator=auto or cpu.")
     if cfg.accelerator == "cpu" or not cuda:
+        if cfg.eval.mode == "graph":
+            raise ConfigError("eval.mode: 'graph' needs a CUDA device; use eval.mode=auto.")
         return torch.device("cpu")
     if cfg.devices > torch.cuda.device_count():
         raise ConfigError(

@@ -18,6 +18,8 @@ def account(run: Run) -> None:
     evaluate = run.evaluator.seconds if run.evaluator is not None else known["seconds"]
     other = run.seconds["build"] + run.seconds["checkpoint"]
     memories = [m for m in run.strategy.modules() if isinstance(m, ReplayBuffer)]
+    if run.evaluator is not None:
+        run.store.update_record(counting=run.evaluator.facts())
     run.store.update_record(
         iteration=run.position.iteration,
         seconds={

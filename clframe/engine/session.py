@@ -16,6 +16,7 @@ from clframe.core.rng import clock
 from clframe.engine import resume
 from clframe.engine.build import (
     channels_last,
+    check_budget,
     is_convolutional,
     make_strategy,
     make_stream,
@@ -58,6 +59,7 @@ class Run:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.stream = make_stream(cfg)
+        check_budget(cfg, self.stream)
         info = stream_info(self.stream)
         self.strategy = make_strategy(cfg, info, self.stream.mean, self.stream.std)
         self.facts = resume.outline(self.stream)
@@ -182,6 +184,8 @@ class Run:
                 self.evaluator.load_state_dict(self.restored["evaluator"])
         if at.iteration == 0 and fresh:
             self.evaluator.boundary(exp, 0, subset=True)
+            if self.main:
+                self.store.update_record(counting=self.evaluator.facts())
         if not fresh:
             return
         clock.set(self.cfg.seed, at.iteration, "begin")

@@ -178,7 +178,7 @@ class ContinualEvaluator:
         seen = self.num_seen(exp)
         with self._watch():
             if self.trial is None:
-                self._choose()
+                self._choose(upto, seen)
             counts = self.counter(upto, seen, self._masks[seen])
         last = self._blocks[-1] if self._blocks else None
         if last is None or (last.train, last.seen, last.upto) != (exp.index, seen, upto):
@@ -189,14 +189,16 @@ class ContinualEvaluator:
         last.counts.append(counts)
         self._observed += 1
 
-    def _choose(self) -> None:
-        """Hold the trial, unless there is little to evaluate."""
+    def _choose(self, upto: int, seen: int) -> None:
+        """Hold the trial, unless there is little to evaluate, and prove what won."""
         plan, self.trial = self.counter.plan, {}
         if self.rho:
             plan, self.trial = choose(
                 self.bank, self.strategy, plan, mode=self.mode, fixed=self.fixed_chunk
             )
-        self._use(plan)
+        self.counter.plan = plan
+        self.counter.prove(upto, seen, self._masks[seen], "at the start")
+        self._use(self.counter.plan)
 
     def _use(self, plan: Plan) -> None:
         """Full sets are counted plainly, save for features that are kept anyway."""

@@ -147,7 +147,9 @@ def _rho(cell: Cell) -> str:
 
 def _subset(cell: Cell) -> str:
     fixed = "" if cell.evaluation.get("fixed", True) else " (redrawn)"
-    return f"{cell.evaluation.get('subset')}{fixed}"
+    budget = cell.evaluation.get("budget")
+    limit = f", {budget} over all seen" if budget else ""
+    return f"{cell.evaluation.get('subset')}{limit}{fixed}"
 
 
 def _optimizer(cell: Cell) -> str:

@@ -50,6 +50,7 @@ class RunRecord(BaseModel):
     metrics: dict[str, float | None] = {}
     cost: dict[str, Any] = {}
     eval: dict[str, Any] = {}
+    counting: dict[str, Any] = {}
     error: str | None = None
     attempts: int = 0
     mlflow: dict[str, str] | None = None

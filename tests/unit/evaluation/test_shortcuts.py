@@ -1,0 +1,211 @@
+"""Every shortcut counts as the plain forward does, or is given up with a word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clframe.core.net import Net
+from clframe.core.strategy import Frozen, Strategy, StreamInfo
+from clframe.engine.run import run_cell
+from clframe.evaluation import shortcuts, trial
+from clframe.evaluation.bank import EvalBank
+from clframe.evaluation.counter import Counter, Plan
+from clframe.evaluation.counting import count
+from clframe.evaluation.shortcuts import FeatureCache, Recorded, SecondLook
+from clframe.evaluation.trial import choose
+from tests.conftest import MakeCell
+from tests.unit.evaluation.test_bank import experience
+
+CPU = torch.device("cpu")
+CLASSES = 6
+
+
+def make_bank(n: int = 300, width: int = 8) -> EvalBank:
+    g = torch.Generator().manual_seed(0)
+    parts = []
+    for i in range(3):
+        one = experience(i, (2 * i, 2 * i + 1), [(0, 2 * i + j % 2) for j in range(n)])
+        x = torch.randn(n, width, generator=g)
+        samples = type(one.eval)(x, one.eval.y, one.eval.task, one.eval.uid)
+        parts.append(type(one)(i, "learn", (i,), one.classes, samples, samples, origin=i))
+    return EvalBank(
+        parts,
+        num_classes=CLASSES,
+        with_task=False,
+        subset=None,
+        seed=0,
+        device=CPU,
+        normalise=lambda x: x,
+    )
+
+
+def make_strategy(*, frozen: bool = False) -> Strategy:
+    torch.manual_seed(0)
+    strategy = Strategy()
+    net = Net(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), 16, CLASSES, frozen=frozen)
+    strategy.attach(net, StreamInfo(CLASSES, 3, "class", (8,)))
+    return strategy.eval()
+
+
+@pytest.mark.parametrize("mode", ["bf16", "cached", "auto"])
+@pytest.mark.parametrize("words", [(), ("net.freeze=true",), ("eval.budget=40",)])
+def test_a_run_has_the_same_trace_in_every_mode(
+    make_cell: MakeCell, mode: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = make_cell("strategy=derpp", *words, "eval.mode=plain", name="plain")
+    assert run_cell(plain.folder) == 0
+    given = "bf16" if mode == "bf16" else "auto"
+    other = make_cell("strategy=derpp", *words, f"eval.mode={given}", name=mode)
+    if mode == "cached":
+        monkeypatch.setattr(trial, "_bf16_pays", lambda *_: False)
+    assert run_cell(other.folder) == 0
+    for read in ("read_trace", "read_boundary"):
+        assert getattr(plain, read)().equals(getattr(other, read)())
+    facts = other.read_record().counting
+    assert facts["fallback"] is None
+    if mode != "auto":
+        assert facts["plan"]["mode"] == mode
+
+
+def test_a_second_look_catches_every_prediction_that_bfloat16_would_flip() -> None:
+    bank, strategy, look, exact = make_bank(), make_strategy(), SecondLook(), [0]
+
+    def readout(x: Tensor, task: Tensor | None) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            exact[0] += len(x)
+        return strategy.predict(x, task)
+
+    mask = torch.zeros(CLASSES)
+    view = bank.view(3, 3)
+    flips = 0
+    for step in range(40):  # weights move and grow, as in training
+        with torch.no_grad():
+            for p in strategy.parameters():
+                p.add_(torch.randn_like(p) * 0.2)
+        wanted = count(view, {"net": strategy.predict}, mask, bank.own, chunk=100)
+        before = exact[0]
+        got = count(view, {"net": readout}, mask, bank.own, chunk=100, look=look)
+        assert torch.equal(got, wanted)
+        if step > 20:
+            assert exact[0] - before < len(view.y) / 2  # most rows are computed once
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            low = count(view, {"net": strategy.predict}, mask, bank.own, chunk=100)
+        flips += int((low != wanted).sum())
+    assert flips  # there was something to catch
+
+
+def test_a_second_look_takes_no_number_for_an_answer() -> None:
+    look = SecondLook()
+    logits = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
+    out = look(lambda x, task: x, logits, None, torch.zeros(3, 2, 2))
+    assert torch.equal(out.isnan(), logits.isnan()) and look.error == 0.0
+
+
+def test_features_are_kept_until_the_encoder_is_written_to() -> None:
+    strategy = make_strategy(frozen=True)
+    calls = [0]
+    encode = strategy.net.features
+
+    def counted(x: Tensor) -> Tensor:
+        calls[0] += 1
+        return encode(x)
+
+    frozen = Frozen(counted, strategy.net.backbone, {})
+    cache, x = FeatureCache(), torch.randn(10, 8)
+    first = cache(frozen, x, 5)
+    assert cache(frozen, x, 5) is first and calls == [2] and cache.round == 1
+    with torch.no_grad():
+        strategy.net.backbone[0].weight.mul_(2)  # type: ignore[index, union-attr]
+    assert not torch.equal(cache(frozen, x, 5), first) and cache.round == 2
+
+
+def test_features_that_do_change_are_found_out(caplog: pytest.LogCaptureFixture) -> None:
+    class Liar(Strategy):
+        """Says that its features are frozen, and reads them through a weight that is not told."""
+
+        scale = 1.0
+
+        def predict(self, x: Tensor, task: Tensor | None) -> Tensor:
+            return self.net.classify(self.scale * self.net.features(x) - self.scale)
+
+        def frozen_features(self) -> Frozen:
+            part: Callable[[Tensor], Tensor] = lambda x: self.scale * self.net.features(x)  # noqa: E731
+            readouts = {"net": lambda f, task: self.net.classify(f - self.scale)}
+            return Frozen(part, self.net.backbone, readouts)
+
+    liar, bank = Liar(), make_bank()
+    liar.attach(make_strategy().net, StreamInfo(CLASSES, 3, "class", (8,)))
+    counter, mask = Counter(bank, liar, Plan("cached", 100)), torch.zeros(CLASSES)
+    counter.prove(3, 3, mask, "at once")
+    assert counter.fallback is None
+    liar.scale = -3.0
+    with caplog.at_level(logging.WARNING):
+        counter.prove(3, 3, mask, "at iteration 7")
+    assert "at iteration 7" in caplog.text and counter.plan == Plan("plain", 100)
+    assert torch.equal(counter(3, 3, mask), counter.plainly(3, 3, mask))
+
+
+def test_a_recording_is_made_anew_when_its_work_has_changed() -> None:
+    recorded: list[Callable[[], Tensor]] = []
+
+    def record(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        recorded.append(work)
+        return work
+
+    graph, net = Recorded(record), nn.Linear(2, 2)
+    work: Any = lambda: net(torch.ones(1, 2))  # noqa: E731
+    graph(work, net, 1)
+    graph(work, net, 1)
+    assert len(recorded) == 1
+    graph(work, net, 2)  # other rows
+    assert len(recorded) == 2
+    net.weight = nn.Parameter(torch.zeros(2, 2))
+    assert torch.equal(graph(work, net, 2), net(torch.ones(1, 2)))
+    assert len(recorded) == 3
+
+
+def test_the_trial_takes_the_fastest_of_the_chunks_that_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank, strategy = make_bank(), make_strategy()
+    costs = {"100": 1.0, "250": 2.0, "1000": 3.0}
+    monkeypatch.setattr(trial, "_bf16_pays", lambda *_: False)
+    monkeypatch.setattr(trial, "best_of", lambda work, device: costs[str(work.__defaults__[0])])
+    default = Plan("plain", 1000)
+    plan, found = choose(bank, strategy, default, mode="auto", fixed=False)
+    assert plan == Plan("cached", 100) and found["chunk 250"] == 2000.0
+    assert choose(bank, strategy, default, mode="plain", fixed=True) == (default, {})
+
+    def by_size(x: Tensor, task: Tensor | None) -> Tensor:  # the bits depend on the chunk
+        return torch.zeros(len(x), CLASSES) + (len(x) if len(x) <= 100 else 0)
+
+    monkeypatch.setattr(strategy, "predict", by_size)
+    assert choose(bank, strategy, default, mode="plain", fixed=False)[0].chunk == 250
+
+
+def test_a_graph_is_not_for_a_cpu(make_cell: MakeCell) -> None:
+    store = make_cell("strategy=replay", "eval.mode=graph")
+    assert run_cell(store.folder) == 2
+    assert "eval.mode" in str(store.read_record().error)
+
+
+def test_one_row_in_so_many_is_always_checked() -> None:
+    look = SecondLook()
+    look.error = 1e-3
+    seen: list[int] = []
+
+    def readout(x: Tensor, task: Tensor | None) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            seen.extend(x[:, 2].long().tolist())
+        return x[:, :2]
+
+    x = torch.tensor([[0.0, 9.0, i] for i in range(64)])
+    for _ in range(shortcuts.AUDIT):
+        look(readout, x, None, torch.zeros(3, 64, 2))
+    assert sorted(seen) == list(range(64))
