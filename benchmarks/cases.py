@@ -87,6 +87,26 @@ def weights(options: Options) -> list[Finding]:
     return findings
 
 
+def fewer(options: Options) -> list[Finding]:
+    """Difference of min-ACC to that from all 2,000 test samples, in points, by what is evaluated."""
+    findings: dict[str, list[float]] = {}
+    for r in range(options.rounds):
+        work = options.work(iters=100, seed=r)
+        told = {"all": "eval.subset=all"}
+        told |= {f"{n} per experience": f"eval.subset={n}" for n in (1000, 250, 100)}
+        told |= {f"{n} over all seen": f"eval.budget={n}" for n in (1000, 250)}
+        told |= {f"{n} updates apart": f"eval.rho={n}" for n in (2, 10)}
+        base = work.words
+        low = {
+            label: measure("samples.py", work._replace(words=(*base, word)), label)
+            for label, word in told.items()
+        }
+        for label in list(low)[1:]:
+            error = low[label]["min_acc_final"] - low["all"]["min_acc_final"]
+            findings.setdefault(label, []).append(100 * error)
+    return [Finding(f"min-ACC, points off with {k}", v) for k, v in findings.items()]
+
+
 def _column(found: list[dict[str, Measurement]], script: str, key: str) -> list[float]:
     return [measured[script][key] for measured in found]
 
@@ -136,6 +156,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "memory": (memory, "peak memory of a cell: <= 1.1 of the bare loop"),
     "counts": (counts, "correct counts on the same weights: 0 differ of >= 300,000 predictions"),
     "weights": (weights, "final weights with evaluation on and off: bit-identical"),
+    "fewer": (fewer, "what fewer samples or fewer evaluations do to min-ACC (no goal)"),
     "grid": (wall.grid, "two cells on two cores: wall <= 1.1 of two bare loops side by side"),
     "startup": (wall.startup, "clframe list: <= 0.3 s; clframe run, to the first update: <= 6 s"),
     "stream": (wall.stream, "an experience of a stream of 1,000 over one of 100: flat, so about 1"),

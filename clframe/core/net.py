@@ -127,14 +127,23 @@ def frozen_state(module: nn.Module) -> Iterator[None]:
     batch_norm = nn.modules.batchnorm._BatchNorm  # in eval mode it writes nothing
     norms = [m for m in module.modules() if isinstance(m, batch_norm) and m.training]
     kept = [(b, b.clone()) for m in norms for b in m.buffers()]
+    try:
+        with same_randomness():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Whatever is drawn inside is drawn again after it."""
     draws, rng = clock.draws(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
         clock.rewind(draws)
         torch.set_rng_state(rng)
         if cuda is not None:
@@ -145,10 +154,11 @@ def frozen_state(module: nn.Module) -> Iterator[None]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode for every submodule that was training, and back to exactly how each one was."""
     training = [m for m in module.modules() if m.training]
+    put = object.__setattr__  # a Module's own looks for parameters first, at every evaluation
     for m in training:
-        m.training = False
+        put(m, "training", False)
     try:
         yield
     finally:
         for m in training:
-            m.training = True
+            put(m, "training", True)

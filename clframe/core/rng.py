@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 
 import torch
 
@@ -26,7 +25,7 @@ class Clock:
         self.seed = 0
         self.step = 0
         self.phase = "step"
-        self._draws: Counter[str] = Counter()
+        self._draws: dict[str, int] = {}
 
     def set(self, seed: int, step: int, phase: str = "step") -> None:
         """Enter update `step`: restarts every draw and reseeds torch's global generators.
@@ -40,18 +39,18 @@ class Clock:
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed(state)
 
-    def draws(self) -> Counter[str]:
+    def draws(self) -> dict[str, int]:
         """How often each purpose was drawn in this update; `rewind` goes back to it."""
         return self._draws.copy()
 
-    def rewind(self, draws: Counter[str]) -> None:
+    def rewind(self, draws: dict[str, int]) -> None:
         """Forget the draws made since `draws` was taken: the next ones repeat them."""
         self._draws = draws.copy()
 
     def draw(self, purpose: str) -> torch.Generator:
         """A generator for the next draw of `purpose` in this update."""
-        self._draws[purpose] += 1
-        return generator(self.seed, purpose, self.phase, self.step, self._draws[purpose])
+        count = self._draws[purpose] = self._draws.get(purpose, 0) + 1
+        return generator(self.seed, purpose, self.phase, self.step, count)
 
 
 clock = Clock()

@@ -52,7 +52,7 @@ def _hits(
     pieces = []
     for start in range(0, len(view.y), chunk):
         rows = slice(start, start + chunk)
-        mine = own[view.owner[rows]]
+        mine = own.index_select(0, view.owner[rows])
         masks = torch.stack((seen.expand_as(mine), torch.zeros_like(mine), mine))
         task = None if view.task is None else view.task[rows]
         logits = look(readout, view.x[rows], task, masks)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clframe.core import dist
 from clframe.core.experience import Experience, Stream
-from clframe.core.net import evaluating, frozen_state
+from clframe.core.net import evaluating, same_randomness
 from clframe.core.strategy import Strategy
 from clframe.errors import TrainingError
 from clframe.evaluation.bank import EvalBank
@@ -281,7 +281,7 @@ class _Watch:
         if self.active:
             self.start = time.perf_counter()
             strategy = self.owner.strategy
-            self.inner = [evaluating(strategy), frozen_state(strategy), self.owner.precision()]
+            self.inner = [evaluating(strategy), same_randomness(), self.owner.precision()]
             for context in self.inner:
                 context.__enter__()
 
