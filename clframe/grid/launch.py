@@ -49,7 +49,8 @@ def environment(threads: int, given: Mapping[str, str] | None = None) -> dict[st
     ours = os.environ if given is None else given
     clean = {k: v for k, v in ours.items() if k not in RANKS and not k.startswith(PREFIXES)}
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    settings = {"OMP_WAIT_POLICY": "PASSIVE", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # the second outdoes the first
+    settings = waiting | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     return clean | counts | settings | {"PYTHONUNBUFFERED": "1"}
 
 

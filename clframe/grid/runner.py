@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from clframe.config.grid import GridSpec
 from clframe.config.identity import run_id, to_yaml
 from clframe.config.schema import RunConfig
 from clframe.errors import ConfigError
+from clframe.grid.crowding import crowding
 from clframe.grid.display import Display, Intent, Planned, failures, say, table, total
 from clframe.grid.engines import Engine, InlineEngine, RayEngine, Resources
 from clframe.grid.launch import Launch, environment, start_server
@@ -64,7 +66,7 @@ def run_grid(
         say(console, str(folder))
         return 0
     todo = [c for c in cells if c.intent not in ("done", "running")]
-    targets = _ready(todo, runs, check=launch is None)
+    targets = _ready(todo, runs, workers, check=launch is None)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "grid.yaml", spec.to_yaml())
     outcomes, code = _run(todo, targets, workers, console, spec.name, launch)
@@ -92,7 +94,7 @@ def run_one(
     (cell,) = plan([cfg], runs / SOLO)
     fresh = not cell.folder.exists()
     if cell.intent not in ("done", "running"):
-        targets = _ready([cell], runs, check=launch is None)
+        targets = _ready([cell], runs, 1, check=launch is None)
         outcomes, code = _run([cell], targets, 1, console, SOLO, launch)
         if code != INTERRUPTED and outcomes[0].rc == 2:
             if fresh and not (cell.folder / "last.ckpt").exists():
@@ -130,10 +132,12 @@ def write_config(cfg: RunConfig, folder: Path) -> None:
     RunStore(folder).write_config(yaml.safe_load(to_yaml(cfg)))
 
 
-def _ready(todo: Sequence[Planned], runs: Path, *, check: bool) -> Targets:
+def _ready(todo: Sequence[Planned], runs: Path, workers: int, *, check: bool) -> Targets:
     """Build every cell before any starts; meanwhile this process opens MLflow's store."""
     if not todo:
         return {}
+    if warning := crowding([c.cfg for c in todo], workers):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     if check:
         start_server(environment(max(c.cfg.threads for c in todo)))
     with _draft(todo, runs) as draft:

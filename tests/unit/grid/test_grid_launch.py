@@ -78,6 +78,33 @@ def test_environment_is_a_function_of_what_is_given() -> None:
     assert env["RANKED"] == "1" and env["MKL_NUM_THREADS"] == "3" and "SLURM_X" not in env
 
 
+def test_threads_that_wait_do_not_spin(tmp_path: Path) -> None:
+    """The library that torch brings for its threads says so itself, whatever was set before."""
+    given = environment(2, os.environ | {"GOMP_SPINCOUNT": "300", "OMP_WAIT_POLICY": "ACTIVE"})
+    env = given | {"OMP_DISPLAY_ENV": "VERBOSE"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch"], env=env, check=True, capture_output=True, text=True
+    )
+    said = [line.strip() for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    if not said:
+        pytest.skip("this torch brings another library for its threads")
+    assert set(said) == {"GOMP_SPINCOUNT = '0'"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_the_server_knows_it_before_it_loads_that_library(tmp_path: Path) -> None:
+    """The library looks only once, as it is loaded: what a fork sets afterwards is too late."""
+    code = (
+        "import os; from clframe.grid import launch; launch.PRELOAD = 'clframe.grid.cell'\n"
+        "server = launch.ask(os.getppid)\n"
+        "print(open(f'/proc/{server}/environ').read().replace(chr(0), ' '))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert {"OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=0"} <= set(done.stdout.split())
+
+
 def test_forked_cells_are_as_separate_as_programs(tmp_path: Path) -> None:
     """Own session, own environment and folder, own log; what they do stays in them."""
     log = tmp_path / "log.txt"
