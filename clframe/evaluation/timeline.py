@@ -54,8 +54,10 @@ class Timeline:
 
     def matrix(self) -> list[list[float | None]]:
         """R[k][i]: accuracy on i at the boundary of k."""
-        rows = self.accuracy[:, self.stops - 1].T.tolist()
-        return [[defined(value) for value in row] for row in rows]
+        rows = self.accuracy[:, self.stops - 1].T
+        cells = rows.astype(object)
+        cells[np.isnan(rows)] = None
+        return cells.tolist()  # type: ignore[no-any-return]
 
     def while_seen(self, i: int) -> Floats:
         """Evaluations of i from its own experience on; of 0 also the one at t=0, if present."""
@@ -79,8 +81,9 @@ def defined(value: float) -> float | None:
 def mean(values: Iterable[float | None]) -> float | None:
     """The mean, undefined as soon as one member is, or when there is none."""
     members = list(values)
-    present = [m for m in members if m is not None]
-    return math.fsum(present) / len(present) if present and len(present) == len(members) else None
+    if not members or None in members:
+        return None
+    return math.fsum(members) / len(members)  # type: ignore[arg-type]
 
 
 def mean_present(values: Iterable[float | None]) -> float | None:

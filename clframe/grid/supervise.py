@@ -199,6 +199,7 @@ class Follower:
     def __init__(self, folder: Path) -> None:
         self.store = RunStore(folder)
         self.offset = self.iteration = self.total = 0
+        self.read: tuple[int, int] | None = None
 
     def __call__(self) -> Progress:
         from clframe.tracking.journal import frames  # numpy: not before the server has started
@@ -206,14 +207,24 @@ class Follower:
         journal = self.store.journal_path
         if journal.exists() and journal.stat().st_size < self.offset:
             self.offset = 0  # a resumed cell has cut off what it will write again
-        for frame in frames(journal, self.offset):
-            self.offset = frame.end
-            steps = frame.arrays.get("iteration")
-            if steps is not None and len(steps):
-                self.iteration = int(steps[-1])
-        if self.store.record_path.exists():
-            self.total = self.store.read_record().total_iterations
+        last = None
+        for last in frames(journal, self.offset):
+            self.offset = last.end
+        steps = last.arrays.get("iteration") if last is not None else None
+        if steps is not None and len(steps):
+            self.iteration = int(steps[-1])
+        self._look_at_record()
         return Progress(self.store.folder.name, self.iteration, self.total)
+
+    def _look_at_record(self) -> None:
+        """The total, where the record is another file than last time: on long streams it is big."""
+        try:
+            about = self.store.record_path.stat()
+        except FileNotFoundError:
+            return
+        if self.read != (about.st_ino, about.st_mtime_ns):
+            self.read = about.st_ino, about.st_mtime_ns
+            self.total = self.store.read_record().total_iterations
 
 
 def _settle(store: RunStore, rc: int) -> Ending:

@@ -16,8 +16,10 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +35,19 @@ _HEADER = _PREFIX.size + _CRC.size
 Array = npt.NDArray[Any]
 
 
-class Frame(NamedTuple):
-    """One row of the journal: named arrays, and the bytes of the file it fills."""
+@dataclass(frozen=True)
+class Frame:
+    """One row of the journal, and the bytes of the file it fills."""
 
     kind: str
-    arrays: dict[str, Array]
+    payload: bytes
     start: int
     end: int
+
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays; unpacked only now, since most readers look at few kinds."""
+        return _unpacked(self.payload)
 
 
 class Journal:
@@ -155,7 +163,7 @@ def _next(file: BinaryIO, start: int) -> Frame | None:
     if len(payload) < length or _CRC.unpack_from(header, _PREFIX.size)[0] != crc:
         return None
     name = kind.rstrip(b"\0").decode("ascii")
-    return Frame(name, _unpacked(payload), start, start + _HEADER + length)
+    return Frame(name, payload, start, start + _HEADER + length)
 
 
 def _unpacked(payload: bytes) -> dict[str, Array]:

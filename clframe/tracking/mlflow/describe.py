@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ MAX_KEY, MAX_PARAM, MAX_DIGEST = 250, 6000, 36
 DEPTH = 3  # names in a summary key; details per pair of experiences stay in metrics.json
 
 
+@functools.cache
 def key(name: str) -> str:
     """`name` in the letters and the path form that MLflow accepts."""
     name = name.replace("->", "_to_").replace("|", "_on_")
