@@ -88,7 +88,7 @@ def weights(options: Options) -> list[Finding]:
 
 
 def fewer(options: Options) -> list[Finding]:
-    """Difference of min-ACC to that from all 2,000 test samples, in points, by what is evaluated."""
+    """Difference of min-ACC to that from all 2,000 test samples, in points, by what it is from."""
     findings: dict[str, list[float]] = {}
     for r in range(options.rounds):
         work = options.work(iters=100, seed=r)

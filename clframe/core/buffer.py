@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,15 +17,19 @@ from clframe.errors import ConfigError
 POLICIES = ("reservoir", "class_balanced")
 
 
-def reservoir_slot(offered: int, capacity: int, uniform: float) -> int | None:
-    """Algorithm R (Vitter, 1985): slot of the next sample when `offered` came before, or None.
+def reservoir_slots(
+    filled: int, offered: int, capacity: int, uniform: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Algorithm R (Vitter, 1985) for the next samples after `offered` others: their slots, [n].
 
-    `uniform` in [0, 1) is the draw; the integer it stands for is uniform on 0..offered inclusive.
+    Empty slots, also those that `forget` left, are filled first. After that `uniform` [n] in [0, 1)
+    stands for an integer on 0..(number offered before) inclusive; `capacity` or more: not kept.
     """
-    if offered < capacity:
-        return offered
-    slot = int(uniform * (offered + 1))
-    return slot if slot < capacity else None
+    n = len(uniform)
+    slots = (uniform * np.arange(offered + 1, offered + n + 1)).astype(np.int64)
+    first = min(n, capacity - filled)
+    slots[:first] = np.arange(filled, filled + first)
+    return slots
 
 
 class ReplayBuffer(nn.Module):
@@ -61,7 +67,7 @@ class ReplayBuffer(nn.Module):
         return self._store(name)[: self.filled]
 
     def _store(self, name: str) -> Tensor:
-        return self.get_buffer(f"column_{name}")
+        return cast(Tensor, self._buffers[f"column_{name}"])
 
     @property
     def num_bytes(self) -> int:
@@ -77,11 +83,11 @@ class ReplayBuffer(nn.Module):
                 self._allocate(name, value.new_zeros((self.capacity, *value.shape[1:])))
         assert set(rows) == set(self._columns), f"{sorted(rows)} offered, has {self._columns}"
         n = len(next(iter(rows.values())))
-        draws = torch.rand(n, 2, dtype=torch.float64, generator=shared_rng("memory/add")).tolist()
+        draws = torch.rand(n, 2, dtype=torch.float64, generator=shared_rng("memory/add")).numpy()
         if self.policy == "reservoir":
             taken = self._reservoir(draws)
         else:
-            taken = self._balanced(draws, rows["y"].tolist())
+            taken = self._balanced(draws.tolist(), rows["y"].tolist())
         if taken:  # a later row of the batch may have overwritten an earlier one: one row per slot
             slots = torch.tensor(list(taken))
             source = torch.tensor(list(taken.values()))
@@ -94,18 +100,12 @@ class ReplayBuffer(nn.Module):
         self.register_buffer(f"column_{name}", values)
         self._columns.append(name)
 
-    def _reservoir(self, draws: list[list[float]]) -> dict[int, int]:
-        taken: dict[int, int] = {}
-        for row, (uniform, _) in enumerate(draws):
-            if self.filled < self.capacity:  # also refills what `forget` emptied
-                slot: int | None = self.filled
-                self.filled += 1
-            else:
-                slot = reservoir_slot(self.offered, self.capacity, uniform)
-            self.offered += 1
-            if slot is not None:
-                taken[slot] = row
-        return taken
+    def _reservoir(self, draws: npt.NDArray[np.float64]) -> dict[int, int]:
+        slots = reservoir_slots(self.filled, self.offered, self.capacity, draws[:, 0])
+        self.filled = min(self.filled + len(draws), self.capacity)
+        self.offered += len(draws)
+        kept = np.flatnonzero(slots < self.capacity)
+        return dict(zip(slots[kept].tolist(), kept.tolist(), strict=True))
 
     def _balanced(self, draws: list[list[float]], labels: list[int]) -> dict[int, int]:
         taken: dict[int, int] = {}
@@ -215,4 +215,6 @@ class ReplayBuffer(nn.Module):
 
 def _there(index: Tensor, like: Tensor) -> Tensor:
     """A small index on the device of `like`, without waiting for that device."""
+    if index.device == like.device:
+        return index
     return index.to(like.device, non_blocking=True)

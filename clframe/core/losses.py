@@ -11,6 +11,8 @@ from clframe.core import dist
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy; logits [n, C], y [n] int64."""
+    if dist.world() == 1 and len(y):
+        return F.cross_entropy(logits, y)  # four fewer nodes in the graph
     return dist.mean(F.cross_entropy(logits, y, reduction="none"))
 
 

@@ -13,18 +13,19 @@ from clframe.config.schema import Optim as OptimConfig
 
 
 def build_optimizer(cfg: OptimConfig, params: Iterable[nn.Parameter]) -> Optimizer | None:
-    """The configured optimizer over `params`; None when there is nothing to train."""
+    """The configured optimizer (one kernel) over `params`; None when there is nothing to train."""
     wanted = list(params)
     if not wanted:
         return None
     if cfg.name == "adamw":
-        return torch.optim.AdamW(wanted, lr=cfg.lr, weight_decay=cfg.weight_decay)
+        return torch.optim.AdamW(wanted, lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True)
     return torch.optim.SGD(
         wanted,
         lr=cfg.lr,
         momentum=cfg.momentum,
         weight_decay=cfg.weight_decay,
         nesterov=cfg.nesterov,
+        fused=True,
     )
 
 

@@ -147,7 +147,7 @@ class ContinualEvaluator:
         """Record the losses of this update and, when it is due, every seen experience."""
         if terms:
             names = tuple(terms)
-            values = torch.stack([t.detach().double() for t in terms.values()])
+            values = torch.stack([t.detach() for t in terms.values()])
             self._losses.append((iteration, names, values))
         if self.due(local, last):
             self._observe(exp, iteration, len(self.learned) if last else self.num_seen(exp))
@@ -237,7 +237,7 @@ class ContinualEvaluator:
         while kept:  # runs of updates with the same terms become one frame
             names = kept[0][1]
             run = next((i for i, k in enumerate(kept) if k[1] != names), len(kept))
-            block = torch.stack([v for *_, v in kept[:run]])
+            block = torch.stack([v for *_, v in kept[:run]]).double()
             values = (dist.total(block) / dist.world()).cpu().numpy()
             iteration = np.array([k[0] for k in kept[:run]], dtype=np.int64)
             kept = kept[run:]

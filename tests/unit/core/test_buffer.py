@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from collections import Counter
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from clframe.core.buffer import ReplayBuffer, reservoir_slot
+from clframe.core.buffer import ReplayBuffer, reservoir_slots
 from clframe.core.rng import clock
 from clframe.errors import ConfigError
 from tests.unit.core.offers import consistent, offer, rows, uids
@@ -25,13 +27,10 @@ def test_inclusion_is_exactly_capacity_over_offers() -> None:
     draws = [[Fraction(r, n + 1) for r in range(n + 1)] for n in range(2, 5)]
     kept: Counter[int] = Counter()
     for uniforms in itertools.product(*draws):
-        slots = [reservoir_slot(n, 2, 0.0) for n in range(2)]
-        assert slots == [0, 1]
-        memory = {0: 0, 1: 1}
-        for n, u in zip(range(2, 5), uniforms, strict=True):
-            slot = reservoir_slot(n, 2, float(u) + 1e-9)
-            if slot is not None:
-                memory[slot] = n
+        u = np.array([0, 0, *uniforms], dtype=np.float64) + 1e-9
+        slots = reservoir_slots(0, 0, 2, u).tolist()
+        assert slots[:2] == [0, 1]
+        memory = {slot: n for n, slot in enumerate(slots) if slot < 2}
         kept.update(memory.values())
     assert sum(kept.values()) == 2 * 60
     assert {s: Fraction(c, 60) for s, c in kept.items()} == {s: Fraction(2, 5) for s in range(5)}
@@ -53,8 +52,8 @@ def test_the_draw_of_each_row_is_algorithm_r() -> None:
         clock.set(0, step)
         g = clock.draw("memory/add")
         for row, u in enumerate(torch.rand(2, 2, dtype=torch.float64, generator=g)[:, 0].tolist()):
-            slot = reservoir_slot(offered, 3, u)
-            if slot is not None:
+            slot = offered if offered < 3 else math.floor(u * (offered + 1))
+            if slot < 3:
                 expected[slot] = 2 * step + row
             offered += 1
         assert uids(memory) == expected[: len(memory)]
