@@ -136,14 +136,16 @@ def _ready(todo: Sequence[Planned], runs: Path, workers: int, *, check: bool) ->
     """Build every cell before any starts; meanwhile this process opens MLflow's store."""
     if not todo:
         return {}
-    if warning := crowding([c.cfg for c in todo], workers):
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    warning = crowding([c.cfg for c in todo], workers)  # before we add to the load
     if check:
         start_server(environment(max(c.cfg.threads for c in todo)))
     with _draft(todo, runs) as draft:
         if check:
             preflight([c.cfg for c in todo])
-        return _targets(todo, runs, draft)
+        targets = _targets(todo, runs, draft)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return targets
 
 
 @contextmanager

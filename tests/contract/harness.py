@@ -76,20 +76,21 @@ def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> 
 
 
 def tiny_net(kind: str, num_classes: int) -> Net:
-    """bare: no dropout, no batch norm; plain: dropout; norm: both; growing: a head that grows."""
+    """bare: no dropout, no batch norm; plain: dropout; norm: both; growing: a head that grows.
+
+    frozen: as norm, and only the head learns.
+    """
     inputs = SHAPE[0] * SHAPE[1] * SHAPE[2]
     layers: list[nn.Module] = []
-    if kind == "norm":
+    if kind in ("norm", "frozen"):
         layers += [nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()]
     layers += [nn.Flatten(), nn.Linear(inputs, 12), nn.ReLU()]
     if kind != "bare":
         layers.append(nn.Dropout(0.3))
     statistics = {"mean": [0.4] * 3, "std": [0.3] * 3}
     augment = CropFlip(1, flip=True)
-    growing = kind == "growing"
-    return Net(
-        nn.Sequential(*layers), 12, num_classes, growing=growing, augment=augment, **statistics
-    )
+    kinds = {"growing": kind == "growing", "frozen": kind == "frozen"}
+    return Net(nn.Sequential(*layers), 12, num_classes, augment=augment, **kinds, **statistics)
 
 
 class Loop:

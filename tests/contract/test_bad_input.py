@@ -158,6 +158,11 @@ DIGITS = "options.split_digits"
             "strategy=replay scenario=split_digits eval.split=val",
             ["eval.split=val", "val_share"],
         ),
+        (
+            "",
+            "strategy=replay scenario=split_digits eval.budget=4",
+            ["eval.budget: 4 samples", "5 experiences; give at least 5"],
+        ),
     ],
     ids=[
         "import",
@@ -168,6 +173,7 @@ DIGITS = "options.split_digits"
         "option",
         "missing-data",
         "no-validation",
+        "budget",
     ],
 )
 def test_what_only_building_it_shows(

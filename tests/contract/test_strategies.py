@@ -28,7 +28,7 @@ from tests.contract.harness import (
 )
 
 NAMES = list(FILES)
-NETS = ["plain", "norm", "growing"]
+NETS = ["plain", "norm", "growing", "frozen"]
 
 
 def same(a: Any, b: Any, where: str = "") -> None:
@@ -78,6 +78,7 @@ def test_trains(name: str, net: str) -> None:
 
     loop = Loop(lambda: make(name), tiny_stream(), net=net, watch=watch)
     before = [p.detach().clone() for p in loop.strategy.trainable()]
+    backbone = {k: v.clone() for k, v in loop.strategy.net.backbone.state_dict().items()}
     loop.run()
     assert loop.terms
     for terms in loop.terms:  # a diverging run would still count as finite: hence the bound
@@ -85,6 +86,8 @@ def test_trains(name: str, net: str) -> None:
     assert all("new" in terms for terms in loop.terms)
     after = list(loop.strategy.trainable())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    if net == "frozen":
+        same(backbone, dict(loop.strategy.net.backbone.state_dict()))
     logits = loop.strategy.eval().predict(tiny_stream().experiences[0].eval.x, None)
     assert logits.shape == (4, 6) and logits.isfinite().all()
 
