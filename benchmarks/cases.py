@@ -38,6 +38,16 @@ def cost(
     return findings
 
 
+def mode(
+    options: Options, *, name: str, words: tuple[str, ...] = (), goal: float | None = None
+) -> list[Finding]:
+    """Cost of clframe evaluating in one mode over plain evaluation, all else being equal."""
+    modes = {m: options.work(words=(*words, f"eval.mode={m}")) for m in ("plain", name)}
+    found = rounds(options, {m: (CLFRAME, work) for m, work in modes.items()})
+    ratios = _over(_column(found, name, "seconds"), _column(found, "plain", "seconds"))
+    return [Finding(f"clframe's cell, eval.mode={name} / eval.mode=plain", ratios, goal)]
+
+
 def pair(options: Options) -> list[Finding]:
     """The fixed cost in ms of evaluating one experience once, from tiny subsets."""
     on, scripts = options.work(subset=10, iters=600), {"clframe": CLFRAME, "bare": BARE}
@@ -156,6 +166,14 @@ CASES: dict[str, tuple[Case, str]] = {
     "memory": (memory, "peak memory of a cell: <= 1.1 of the bare loop"),
     "counts": (counts, "correct counts on the same weights: 0 differ of >= 300,000 predictions"),
     "weights": (weights, "final weights with evaluation on and off: bit-identical"),
+    "frozen": (
+        partial(mode, name="auto", words=("net.freeze=true",)),
+        "a frozen backbone, rho=1: with its features kept over plain evaluation (no goal)",
+    ),
+    "bf16": (
+        partial(mode, name="bf16", goal=0.65),
+        "bfloat16 with a second look: <= 0.65 of plain evaluation, where there is hardware for it",
+    ),
     "fewer": (fewer, "what fewer samples or fewer evaluations do to min-ACC (no goal)"),
     "grid": (wall.grid, "two cells on two cores: wall <= 1.1 of two bare loops side by side"),
     "startup": (wall.startup, "clframe list: <= 0.3 s; clframe run, to the first update: <= 6 s"),

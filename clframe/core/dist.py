@@ -97,13 +97,13 @@ def mean_grad(loss: Tensor, params: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 def average_batch_norm(module: nn.Module) -> None:
-    """Give every rank the mean of the ranks' running statistics."""
+    """Give every rank the mean of the ranks' running statistics, where they are still running."""
     if world() == 1:
         return
     average_gradients(
         b
         for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
         for b in (m.running_mean, m.running_var)
         if b is not None
     )

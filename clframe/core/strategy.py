@@ -32,8 +32,9 @@ class StreamInfo:
 class Frozen:
     """A predictor in two parts, of which no later update changes the first.
 
-    encode: inputs [n, ...] to features [n, ...]; `module` holds all that it depends on. readouts:
-    as `Strategy.readouts`, from features in the place of inputs.
+    encode: inputs [n, ...] to features [n, ...]; `module` holds all that it depends on, nothing of
+    it trainable (else features are not kept). readouts: as `Strategy.readouts`, from features in
+    the place of inputs.
     """
 
     encode: Callable[[Tensor], Tensor]

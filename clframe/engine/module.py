@@ -59,7 +59,7 @@ class Position:
 
 
 class ContinualModule(LightningModule):
-    """One strategy in one experience; a new Trainer fits it for each experience."""
+    """One strategy in one experience."""
 
     def __init__(
         self,
@@ -105,6 +105,10 @@ class ContinualModule(LightningModule):
         return batch
 
     def on_train_start(self) -> None:
+        if (
+            self.strategy.net.frozen
+        ):  # torch has put synchronised norms in their places: in training
+            self.strategy.net.backbone.eval()
         self.observer.start(self, fresh=not self._resumed)
 
     def on_train_epoch_start(self) -> None:

@@ -17,7 +17,7 @@ from clframe.core.strategy import Strategy
 from clframe.engine.module import Position
 from clframe.errors import DataError
 
-VERSION = 1
+VERSION = 2
 
 
 def outline(stream: Stream) -> str:
@@ -82,8 +82,7 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: checkpoint version {state.get('version')}, this clframe reads {VERSION}; "
             "delete the folder to run the cell again."
         )
-    if isinstance(state["stream"], str):  # older checkpoints hold the facts themselves
-        state["stream"] = json.loads(state["stream"])
+    state["stream"] = json.loads(state["stream"])
     return state
 
 

@@ -1,4 +1,4 @@
-"""A Lightning Trainer for one experience, with everything off that costs time in the step."""
+"""The Lightning Trainer of a run, with everything off that costs time in the step."""
 
 from __future__ import annotations
 

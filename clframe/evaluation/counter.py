@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from clframe.core.strategy import Strategy
+from clframe.core.strategy import Frozen, Strategy
 from clframe.evaluation.bank import EvalBank, View
 from clframe.evaluation.counting import count, plain
 from clframe.evaluation.shortcuts import FeatureCache, Recorded, SecondLook, cuda_graph
@@ -33,10 +33,16 @@ class Plan:
 class Counter:
     """Correct predictions of `strategy` on a bank; equal counts whatever the plan."""
 
-    def __init__(self, bank: EvalBank, strategy: Strategy, plan: Plan) -> None:
+    def __init__(
+        self,
+        bank: EvalBank,
+        strategy: Strategy,
+        plan: Plan,
+        features: FeatureCache | None = None,
+    ) -> None:
         self.bank, self.strategy, self.plan = bank, strategy, plan
         self.fallback: str | None = None
-        self._features = FeatureCache()
+        self.features = features or FeatureCache()
         self._second = SecondLook()
         self._recorded = Recorded(cuda_graph)
         self._view: tuple[object, View] | None = None
@@ -44,11 +50,11 @@ class Counter:
     def __call__(self, upto: int, seen: int, mask: Tensor) -> Tensor:
         """[readouts * 3, upto] int64; `mask` is the additive one of the `seen` experiences met."""
         bank, plan = self.bank, self.plan
-        frozen = self.strategy.frozen_features() if plan.mode in ("cached", "bf16") else None
+        frozen = self._frozen() if plan.mode in ("cached", "bf16") else None
         x, readouts = bank.x, self.strategy.readouts()
         if frozen is not None:
-            x, readouts = self._features(frozen, bank.x, plan.chunk), dict(frozen.readouts)
-        key = (upto, seen, frozen is not None, self._features.round)
+            x, readouts = self.features(frozen, bank.x, plan.chunk), dict(frozen.readouts)
+        key = (upto, seen, frozen is not None, self.features.round)
         if self._view is None or self._view[0] != key:
             self._view = key, bank.view(upto, seen, x)
         view = self._view[1]
@@ -61,6 +67,13 @@ class Counter:
         look = self._second if plan.mode == "bf16" else plain
         return count(view, readouts, mask, bank.own, chunk=plan.chunk, look=look)
 
+    def _frozen(self) -> Frozen | None:
+        """The strategy's declaration, unless an optimizer may write to what it declares."""
+        frozen = self.strategy.frozen_features()
+        if frozen is None or any(p.requires_grad for p in frozen.module.parameters()):
+            return None
+        return frozen
+
     def plainly(self, upto: int, seen: int, mask: Tensor) -> Tensor:
         """The same without any shortcut."""
         view, readouts = self.bank.view(upto, seen), self.strategy.readouts()
@@ -69,11 +82,14 @@ class Counter:
     def prove(self, upto: int, seen: int, mask: Tensor, when: str) -> None:
         """Compare with `plainly`; where they differ, say so and count plainly from now on."""
         mode = self.plan.mode
-        if mode == "plain" or (mode == "cached" and self.strategy.frozen_features() is None):
+        if mode == "plain" or (mode == "cached" and self._frozen() is None):
             return
+        problem = None
         try:
-            wrong = int((self(upto, seen, mask) != self.plainly(upto, seen, mask)).sum())
-            problem = f"{wrong} counts differ from the plain forward's" if wrong else None
+            if mode == "graph" and not self.strategy.predicts_plainly():
+                problem = "the strategy predicts in a way of its own"
+            elif wrong := int((self(upto, seen, mask) != self.plainly(upto, seen, mask)).sum()):
+                problem = f"{wrong} counts differ from the plain forward's"
         except RuntimeError as error:
             problem = f"{type(error).__name__}: {error}"
         if problem is not None:

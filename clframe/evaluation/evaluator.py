@@ -90,7 +90,9 @@ class ContinualEvaluator:
         whole = subset is None or subset >= largest
         self.bank = bank(largest if whole else subset, strategy.net.normalise)
         full = self.bank if whole and budget is None else bank(None, _raw)
-        self.counter, self.full = Counter(self.bank, strategy, plan), Counter(full, strategy, plan)
+        self.counter = Counter(self.bank, strategy, plan)
+        shared = self.counter.features if full is self.bank else None
+        self.full = Counter(full, strategy, plan, shared)
         learners = list(strategy.readouts())
         self.readouts = [f"{name}/{mask}" for name in learners for mask in MASKS]
         self.primary = f"{learners[0]}/{'task' if with_task else 'seen'}"
@@ -192,10 +194,12 @@ class ContinualEvaluator:
     def _choose(self, upto: int, seen: int) -> None:
         """Hold the trial, unless there is little to evaluate, and prove what won."""
         plan, self.trial = self.counter.plan, {}
-        if self.rho:
+        if self.rho or self.dense:
             plan, self.trial = choose(
                 self.bank, self.strategy, plan, mode=self.mode, fixed=self.fixed_chunk
             )
+        else:
+            plan = Plan("cached" if self.mode == "auto" else self.mode, plan.chunk)  # type: ignore[arg-type]
         self.counter.plan = plan
         self.counter.prove(upto, seen, self._masks[seen], "at the start")
         self._use(self.counter.plan)
@@ -257,13 +261,13 @@ class ContinualEvaluator:
 
     def state_dict(self) -> dict[str, Any]:
         """What the curves need to go on, and how to count; call after `flush`."""
-        lows = dict(self._frames.lows)
-        return {"lows": lows, "seconds": self.seconds, "plan": asdict(self.counter.plan)}
+        return {"lows": dict(self._frames.lows), "seconds": self.seconds, "counting": self.facts()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._frames.lows, self.seconds = dict(state["lows"]), state["seconds"]
-        self.trial = {}
-        self._use(Plan(**state["plan"]))
+        counting = state["counting"]
+        self.trial, self.counter.fallback = counting["trial_ms"], counting["fallback"]
+        self._use(Plan(**counting["plan"]))
 
 
 def _raw(x: Tensor) -> Tensor:

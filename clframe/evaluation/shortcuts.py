@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from itertools import chain
 
@@ -17,7 +18,7 @@ class FeatureCache:
     """The features that a frozen encoder gives for a bank's rows, worked out once.
 
     They are worked out anew whenever a parameter or buffer of the encoder has been written to;
-    `round` counts how often that was.
+    `round` counts how often that was. Fused optimizers leave no sign: nothing there may be trained.
     """
 
     def __init__(self) -> None:
@@ -55,15 +56,14 @@ class SecondLook:
 
     def __init__(self) -> None:
         self.error = 0.0
-        self._turn = 0
+        self._turns = random.Random(0)
 
     def __call__(self, readout: Readout, x: Tensor, task: Tensor | None, masks: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
             quick = readout(x, task).float()
         best = (quick + masks).topk(min(2, quick.shape[1]), dim=2).values
         unsure = ~(best[..., 0] - best[..., -1] > self.SAFETY * self.error).all(0)
-        unsure[self._turn :: AUDIT] = True
-        self._turn = (self._turn + 1) % AUDIT
+        unsure[self._turns.randrange(AUDIT) :: AUDIT] = True
         rows = torch.nonzero(unsure).flatten()
         exact = readout(x[rows], None if task is None else task[rows])
         error = float((quick[rows] - exact).abs().max()) if len(rows) else 0.0

@@ -27,8 +27,8 @@ def choose(bank: EvalBank, strategy: Strategy, default: Plan, *, mode: str, fixe
     one of speed alone; `fixed` leaves it at the default's. A `mode` other than auto is kept.
     """
     device = bank.x.device
-    if mode == "auto" and strategy.predicts_plainly() and device.type == "cuda":
-        mode = "graph"
+    if mode == "auto" and device.type == "cuda" and strategy.predicts_plainly():
+        mode = "graph" if strategy.frozen_features() is None else "cached"
     found: dict[str, float] = {}
     readout = next(iter(strategy.readouts().values()))
     task = bank.task if bank.with_task else None
@@ -39,6 +39,8 @@ def choose(bank: EvalBank, strategy: Strategy, default: Plan, *, mode: str, fixe
             done = [readout(bank.x[p], None if task is None else task[p]) for p in parts]
         return torch.cat(done)
 
+    if not len(bank.x):  # more ranks than samples
+        return Plan("cached" if mode == "auto" else mode, default.chunk), {}  # type: ignore[arg-type]
     rows = min(len(bank.x), max(CHUNKS[device.type][-1], default.chunk))
     first = seconds(lambda: forward(min(rows, default.chunk), default.chunk), device)
     if first * rows / min(rows, default.chunk) > PATIENCE:
@@ -46,7 +48,8 @@ def choose(bank: EvalBank, strategy: Strategy, default: Plan, *, mode: str, fixe
     chunk = default.chunk
     if not fixed and rows > min(CHUNKS[device.type]):
         wanted = forward(rows, default.chunk)
-        equal = [c for c in CHUNKS[device.type] if torch.equal(forward(rows, c), wanted)]
+        whole = [c for c in CHUNKS[device.type] if c <= rows]
+        equal = [c for c in whole if torch.equal(forward(rows, c), wanted)]
         for c in dict.fromkeys((default.chunk, *equal)):
             found[f"chunk {c}"] = 1e3 * best_of(lambda c=c: forward(rows, c), device)  # type: ignore[misc]
         usual = found[f"chunk {default.chunk}"]

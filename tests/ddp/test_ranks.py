@@ -18,11 +18,14 @@ from tests.conftest import MakeCell, prepare_cell
 
 STRATEGIES = sorted(name for name, p in plugins("strategy").items() if not p.is_wrapper)
 NORMS = "resnet"  # batch norm: the ranks agree, but not with a single process
+FROZEN = "frozen"  # batch norm that stands still: both agree, though features are kept
 
 
 def words_of(case: str) -> list[str]:
     if case == NORMS:
         return ["strategy=replay", "net.name=slim_resnet18", "net.args.width=4", "net.augment=true"]
+    if case == FROZEN:
+        return [*words_of(NORMS), "precision=64", "net.freeze=true", "eval.budget=31"]
     return [f"strategy={case}", "precision=64", "optim.momentum=0.9"]
 
 
@@ -32,7 +35,7 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunStore
     home = tmp_path_factory.mktemp("two")
     stores = {
         case: prepare_cell(home / case, "accelerator=cpu", "devices=2", *words_of(case))
-        for case in (*STRATEGIES, NORMS)
+        for case in (*STRATEGIES, NORMS, FROZEN)
     }
     script = Path(__file__).with_name("ranks.py")
     command = [sys.executable, str(script), *(str(s.folder) for s in stores.values())]
@@ -47,7 +50,7 @@ def states(store: RunStore) -> list[dict[str, Any]]:
     return [torch.load(store.folder / f"rank{r}.pt", weights_only=True) for r in (0, 1)]
 
 
-@pytest.mark.parametrize("case", [*STRATEGIES, NORMS])
+@pytest.mark.parametrize("case", [*STRATEGIES, NORMS, FROZEN])
 def test_ranks_end_with_equal_bits(on_two_ranks: dict[str, RunStore], case: str) -> None:
     left, right = states(on_two_ranks[case])
     assert left.keys() == right.keys()
@@ -56,7 +59,7 @@ def test_ranks_end_with_equal_bits(on_two_ranks: dict[str, RunStore], case: str)
         assert same, key
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, FROZEN])
 def test_two_ranks_equal_one_process(
     on_two_ranks: dict[str, RunStore], make_cell: MakeCell, strategy: str
 ) -> None:
@@ -70,3 +73,4 @@ def test_two_ranks_equal_one_process(
             assert torch.equal(value, right[key]), key
     assert one.read_trace().equals(two.read_trace())
     assert one.read_boundary().equals(two.read_boundary())
+    assert one.read_record().counting["fallback"] is two.read_record().counting["fallback"] is None

@@ -161,6 +161,15 @@ def test_evaluating_restores_odd_modes() -> None:
     assert [m.training for m in net.modules()] == modes
 
 
+def test_a_frozen_backbone_never_trains() -> None:
+    """Not as it is made, either: Lightning leaves the modes as they come."""
+    net = Net(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)), 4, 2, frozen=True)
+    for _ in range(2):
+        assert not any(m.training for m in net.backbone.modules()) and net.head.training
+        net.train()
+    assert [p is net.head.weight or p is net.head.bias for p in net.parameters() if p.requires_grad]
+
+
 def test_lenet_has_the_papers_sizes() -> None:
     backbone, width = BACKBONES["lenet"]((1, 28, 28))
     net = Net(backbone, width, 10)

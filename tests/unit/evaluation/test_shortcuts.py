@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clframe.config.schema import Optim
 from clframe.core.net import Net
 from clframe.core.strategy import Frozen, Strategy, StreamInfo
+from clframe.engine.optim import build_optimizer
 from clframe.engine.run import run_cell
 from clframe.evaluation import shortcuts, trial
 from clframe.evaluation.bank import EvalBank
@@ -125,6 +127,72 @@ def test_features_are_kept_until_the_encoder_is_written_to() -> None:
     assert not torch.equal(cache(frozen, x, 5), first) and cache.round == 2
 
 
+def test_what_writes_to_the_encoder_is_counted_at_the_next_observation() -> None:
+    bank, strategy = make_bank(), make_strategy(frozen=True)
+    counter, mask = Counter(bank, strategy, Plan("cached", 100)), torch.zeros(CLASSES)
+    first = counter(3, 3, mask)
+    with torch.no_grad():
+        strategy.net.backbone[0].weight.neg_()  # type: ignore[index, union-attr]
+    again = counter(3, 3, mask)
+    assert torch.equal(again, counter.plainly(3, 3, mask)) and not torch.equal(again, first)
+
+
+def test_an_encoder_that_an_optimizer_may_write_to_is_not_kept() -> None:
+    """A fused optimizer changes weights without raising their version."""
+    bank, strategy = make_bank(), make_strategy(frozen=True)
+    strategy.net.backbone.requires_grad_(True)
+    optimizer = build_optimizer(Optim(lr=50.0), strategy.parameters())
+    counter, mask = Counter(bank, strategy, Plan("cached", 100)), torch.zeros(CLASSES)
+    for _ in range(3):
+        assert optimizer is not None
+        strategy.net(bank.x).square().sum().backward()
+        optimizer.step()
+        assert torch.equal(counter(3, 3, mask), counter.plainly(3, 3, mask))
+    assert counter.features.round == 0
+
+
+def test_a_graph_that_cannot_be_is_said_to_be_given_up() -> None:
+    class Own(Strategy):
+        def predict(self, x: Tensor, task: Tensor | None) -> Tensor:
+            return -self.net(x)
+
+    own = Own()
+    own.attach(make_strategy().net, StreamInfo(CLASSES, 3, "class", (8,)))
+    counter = Counter(make_bank(), own, Plan("graph", 100))
+    counter.prove(3, 3, torch.zeros(CLASSES), "at the start")
+    assert counter.plan.mode == "plain" and "way of its own" in str(counter.fallback)
+
+
+def test_a_resumed_run_knows_how_it_counts_and_what_it_gave_up(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_cell("strategy=replay", "eval.mode=bf16", "checkpoint=1")
+    real, calls = Counter.prove, [0]
+
+    def prove(self: Counter, *args: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 3:
+            self.fallback, self.plan = "given up for a test", Plan("plain", self.plan.chunk)
+        if calls[0] == 4:
+            raise RuntimeError("stopped for a test")
+        real(self, *args)
+
+    monkeypatch.setattr(Counter, "prove", prove)
+    assert run_cell(store.folder) == 1
+    monkeypatch.setattr(Counter, "prove", real)
+    assert run_cell(store.folder) == 0
+    facts = store.read_record().counting
+    assert facts["fallback"] == "given up for a test" and facts["plan"]["mode"] == "plain"
+    assert facts["trial_ms"] is not None
+
+
+@pytest.mark.parametrize("words", [(), ("eval.mode=bf16",)])
+def test_boundaries_alone_are_counted_as_asked(make_cell: MakeCell, words: tuple[str, ...]) -> None:
+    store = make_cell("strategy=replay", "eval.rho=0", "net.freeze=true", *words)
+    assert run_cell(store.folder) == 0
+    assert store.read_record().counting["plan"]["mode"] == ("bf16" if words else "cached")
+
+
 def test_features_that_do_change_are_found_out(caplog: pytest.LogCaptureFixture) -> None:
     class Liar(Strategy):
         """Says that its features are frozen, and reads them through a weight that is not told."""
@@ -140,7 +208,7 @@ def test_features_that_do_change_are_found_out(caplog: pytest.LogCaptureFixture)
             return Frozen(part, self.net.backbone, readouts)
 
     liar, bank = Liar(), make_bank()
-    liar.attach(make_strategy().net, StreamInfo(CLASSES, 3, "class", (8,)))
+    liar.attach(make_strategy(frozen=True).net, StreamInfo(CLASSES, 3, "class", (8,)))
     counter, mask = Counter(bank, liar, Plan("cached", 100)), torch.zeros(CLASSES)
     counter.prove(3, 3, mask, "at once")
     assert counter.fallback is None
@@ -189,13 +257,28 @@ def test_the_trial_takes_the_fastest_of_the_chunks_that_give_the_same_bits(
     assert choose(bank, strategy, default, mode="plain", fixed=False)[0].chunk == 250
 
 
+def test_a_chunk_that_was_not_tried_whole_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "PATIENCE", 0.0)  # as if one forward took too long
+    monkeypatch.setattr(trial, "_bf16_pays", lambda *_: False)
+    found = choose(make_bank(), make_strategy(), Plan("plain", 250), mode="auto", fixed=False)[1]
+    assert set(found) == {"chunk 250", "chunk 100"}
+
+
+def test_a_rank_without_samples_takes_what_it_is_given() -> None:
+    bank = make_bank(0)
+    assert choose(bank, make_strategy(), Plan("plain", 250), mode="auto", fixed=False) == (
+        Plan("cached", 250),
+        {},
+    )
+
+
 def test_a_graph_is_not_for_a_cpu(make_cell: MakeCell) -> None:
     store = make_cell("strategy=replay", "eval.mode=graph")
     assert run_cell(store.folder) == 2
     assert "eval.mode" in str(store.read_record().error)
 
 
-def test_one_row_in_so_many_is_always_checked() -> None:
+def test_one_row_in_so_many_is_checked_and_in_time_each() -> None:
     look = SecondLook()
     look.error = 1e-3
     seen: list[int] = []
@@ -206,6 +289,6 @@ def test_one_row_in_so_many_is_always_checked() -> None:
         return x[:, :2]
 
     x = torch.tensor([[0.0, 9.0, i] for i in range(64)])
-    for _ in range(shortcuts.AUDIT):
+    for _ in range(8 * shortcuts.AUDIT):
         look(readout, x, None, torch.zeros(3, 64, 2))
-    assert sorted(seen) == list(range(64))
+    assert set(seen) == set(range(64)) and len(seen) == 64 * 8
