@@ -16,6 +16,7 @@ from clframe.grid.supervise import (
     CellOutcome,
     Follower,
     OnProgress,
+    View,
     quiet,
     supervise,
 )
@@ -70,7 +71,11 @@ class InlineEngine:
 
 
 class RayEngine:
-    """Up to `workers` cells at once; Ray finds each its processors and replaces lost workers."""
+    """Up to `workers` cells at once; Ray finds each its processors and replaces lost workers.
+
+    What they write is sent to MLflow from here: importing it in each worker takes as long as a
+    small cell does.
+    """
 
     def __init__(
         self,
@@ -88,25 +93,54 @@ class RayEngine:
         with _ray(self.workers) as ray:
             shares = _shares(ray.cluster_resources(), resources, self.workers)
             task = ray.remote(supervise)
-            waiting, running = list(cells), dict[Any, Follower]()
+            waiting, running, ended = list(cells), dict[Any, _Watched](), list[Any]()
             try:
                 while waiting or running:
-                    while waiting and len(running) < self.workers:
+                    while waiting and len(running) - len(ended) < self.workers:
                         folder = waiting.pop(0)
                         placed = task.options(
                             name=folder.name,
                             max_retries=2,  # for lost workers; supervise resumes killed cells
                             **shares[folder],
                         )
-                        ref = placed.remote(folder, self.targets.get(folder), launch=self.launch)
-                        running[ref] = Follower(folder)
-                    done, _ = ray.wait(list(running), num_returns=1, timeout=0.25)
-                    for ref in done:
-                        yield _collect(ray, ref, running.pop(ref).store)
-                    for follow in running.values():
-                        self.on_progress(follow())
+                        ref = placed.remote(folder, None, launch=self.launch)
+                        running[ref] = _Watched.of(folder, self.targets.get(folder))
+                    for ref in ended:  # while the next one starts
+                        watched = running.pop(ref)
+                        outcome = _collect(ray, ref, watched.follow.store)
+                        watched.finish()
+                        yield outcome
+                    ended = []
+                    if running:
+                        ended, _ = ray.wait(list(running), num_returns=1, timeout=0.25)
+                    for watched in running.values():
+                        self.on_progress(watched.follow())
+                        watched.push()
             finally:
                 _cancel(ray, running)
+                for watched in running.values():
+                    watched.finish()
+
+
+class _Watched(NamedTuple):
+    """A cell on its way: how far it has come, and how MLflow shows it."""
+
+    follow: Follower
+    view: View
+
+    @classmethod
+    def of(cls, folder: Path, target: Target | None) -> _Watched:
+        return cls(Follower(folder), View(target, folder))
+
+    def push(self) -> None:
+        if self.follow.store.journal_path.exists():  # its supervisor has begun the record by then
+            self.view.push()
+
+    def finish(self) -> None:
+        """Tell MLflow what the record says; of a cell that others have in hand, they tell."""
+        store = self.follow.store
+        if store.record_path.exists() and (status := store.read_record().status) != "running":
+            self.view.finish(status)
 
 
 def _collect(ray: Any, ref: Any, store: RunStore) -> CellOutcome:
@@ -127,7 +161,7 @@ def _unsupervised(store: RunStore, error: Exception) -> CellOutcome:
     return CellOutcome(store.folder.name, "failed", None, store.log_path, attempts, said)
 
 
-def _cancel(ray: Any, running: Mapping[Any, Follower]) -> None:
+def _cancel(ray: Any, running: Mapping[Any, _Watched]) -> None:
     """Let the supervisors of running cells stop them and say so."""
     for ref in running:
         ray.cancel(ref)

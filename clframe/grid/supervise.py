@@ -77,7 +77,7 @@ def supervise(
         cfg = from_yaml(store.config_path)
         launch = launch or launcher(cfg.devices)
         begin(store)
-        view = _View(target, folder)
+        view = View(target, folder)
         rc: int | None = None
         status: Ending = "interrupted"
         try:
@@ -99,7 +99,7 @@ def supervise(
 def deliver(folder: Path, target: Target | None) -> bool:
     """Send a finished run to MLflow again, after its numbers changed or the store was away."""
     status = RunStore(folder).read_record().status
-    return status == "running" or _View(target, folder).finish(status)
+    return status == "running" or View(target, folder).finish(status)
 
 
 def owed(folder: Path) -> bool:
@@ -115,7 +115,7 @@ def held(folder: Path) -> bool:
         return not free
 
 
-class _View:
+class View:
     """The run as MLflow shows it. Whatever goes wrong there is a warning."""
 
     def __init__(self, target: Target | None, folder: Path) -> None:
@@ -175,7 +175,7 @@ def _surroundings() -> tuple[dict[str, object], dict[str, object]]:
     return platform_facts(), here if here["commit"] else git_state(PACKAGE)
 
 
-def _attend(handle: Handle, store: RunStore, view: _View, on_progress: OnProgress) -> int:
+def _attend(handle: Handle, store: RunStore, view: View, on_progress: OnProgress) -> int:
     """Follow a cell until it ends; end it when we are told to."""
     follow = Follower(store.folder)
     looked = 0.0
