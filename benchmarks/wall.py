@@ -21,7 +21,7 @@ CLFRAME = [PYTHON, "-m", "clframe"]
 
 def grid(options: Options) -> list[Finding]:
     """Two cells through `clframe grid --workers 2` over two bare loops started together."""
-    work = options.work(iters=100)
+    work = options.work(iters=300)
     whole, running, starting = [], [], []
     for r in range(options.rounds):
         sides = {"bare": bare_loops, "clframe": cells}
