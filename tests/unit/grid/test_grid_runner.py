@@ -180,6 +180,41 @@ def test_ray_runs_many_at_once_and_retries_what_crashes(
     assert env["OMP_NUM_THREADS"] == "1" and "SLURM_PROCID" not in env
 
 
+def test_mlflow_hears_of_every_cell_of_a_parallel_grid(
+    run: Run, faked: Faked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From this process, at its end at the latest: the workers know nothing of MLflow."""
+    told: list[tuple[str, str]] = []
+    store = "the store"
+
+    class Uploader:
+        def __init__(self, target: object, folder: Path) -> None:
+            self.name = folder.name.rpartition("-")[0]
+            assert target == store
+
+        def push(self) -> None:
+            told.append((self.name, "pushed"))
+
+        def finish(self, status: str) -> bool:
+            told.append((self.name, status))
+            return True
+
+    import clframe.tracking.mlflow
+
+    monkeypatch.setattr(clframe.tracking.mlflow, "RunUploader", Uploader)
+    monkeypatch.setattr(
+        runner, "_targets", lambda cells, *_: {c.folder: "the store" for c in cells}
+    )
+    assert run(faked(**{"replay-s0": "fail"}), "track.enabled=true", workers=2) == 1
+    assert sorted(told) == [
+        ("split_digits-fine_tune-s0", "done"),
+        ("split_digits-fine_tune-s1", "done"),
+        ("split_digits-replay-s0", "failed"),
+        ("split_digits-replay-s1", "done"),
+    ]
+    assert not list(run.folder.glob("runs/g/*/.upload-pending"))
+
+
 def test_what_ray_can_never_give_is_refused_at_once() -> None:
     def shares(need: Resources, **has: float) -> dict[str, float]:
         return _shares(has, {Path("a"): need}, workers=4)[Path("a")]
