@@ -16,7 +16,7 @@ def main() -> None:
     store, _, _ = run(load_run(words(work)), work.device)
     record = store.read_record()
     facts = {"contender": "clframe", "evaluated": label, "seed": work.seed}
-    for name in ("min_acc_final", "wc_acc_final", "depth_mean"):
+    for name in ("min_acc_final", "wc_acc_final", "gap/depth_mean"):
         facts[name] = record.metrics[name]
     print(json.dumps(facts | {"evaluate_seconds": round(record.seconds["evaluate"], 2)}))
 

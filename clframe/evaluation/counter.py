@@ -6,9 +6,10 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from clframe.core.strategy import Frozen, Strategy
+from clframe.errors import TrainingError
 from clframe.evaluation.bank import EvalBank, View
 from clframe.evaluation.counting import count, plain
 from clframe.evaluation.shortcuts import FeatureCache, Recorded, SecondLook, cuda_graph
@@ -70,7 +71,15 @@ class Counter:
     def _frozen(self) -> Frozen | None:
         """The strategy's declaration, unless an optimizer may write to what it declares."""
         frozen = self.strategy.frozen_features()
-        if frozen is None or any(p.requires_grad for p in frozen.module.parameters()):
+        if frozen is None:
+            return None
+        names = list(self.strategy.readouts())
+        if not isinstance(frozen.module, nn.Module) or list(frozen.readouts) != names:
+            raise TrainingError(
+                f"{type(self.strategy).__name__}.frozen_features: expected an nn.Module and the "
+                f"readouts {names}, not {frozen.module!r} and {list(frozen.readouts)}."
+            )
+        if any(p.requires_grad for p in frozen.module.parameters()):
             return None
         return frozen
 
@@ -79,20 +88,25 @@ class Counter:
         view, readouts = self.bank.view(upto, seen), self.strategy.readouts()
         return count(view, readouts, mask, self.bank.own, chunk=self.plan.chunk)
 
-    def prove(self, upto: int, seen: int, mask: Tensor, when: str) -> None:
-        """Compare with `plainly`; where they differ, say so and count plainly from now on."""
-        mode = self.plan.mode
-        if mode == "plain" or (mode == "cached" and self._frozen() is None):
-            return
-        problem = None
+    def prove(self, upto: int, seen: int, mask: Tensor) -> None:
+        """Before the first update: where the shortcut fails, say so and count plainly."""
         try:
-            if mode == "graph" and not self.strategy.predicts_plainly():
-                problem = "the strategy predicts in a way of its own"
-            elif wrong := int((self(upto, seen, mask) != self.plainly(upto, seen, mask)).sum()):
-                problem = f"{wrong} counts differ from the plain forward's"
-        except RuntimeError as error:
+            problem = self.problem(upto, seen, mask)
+        except TrainingError:
+            raise
+        except RuntimeError as error:  # a graph that cannot be recorded, a type without kernels
             problem = f"{type(error).__name__}: {error}"
         if problem is not None:
-            self.fallback = f"eval.mode {mode} was given up {when}: {problem}"
+            self.fallback = f"eval.mode {self.plan.mode} was given up at the start: {problem}"
             self.plan = replace(self.plan, mode="plain")
-            log.warning("%s; evaluating plainly from here on", self.fallback)
+            log.warning("%s; evaluating plainly", self.fallback)
+
+    def problem(self, upto: int, seen: int, mask: Tensor) -> str | None:
+        """How the shortcut's counts differ from those of `plainly`; None if they do not."""
+        mode = self.plan.mode
+        if mode == "plain" or (mode == "cached" and self._frozen() is None):
+            return None
+        if mode == "graph" and not self.strategy.predicts_plainly():
+            return "the strategy predicts in a way of its own"
+        wrong = int((self(upto, seen, mask) != self.plainly(upto, seen, mask)).sum())
+        return f"{wrong} counts differ from the plain forward's" if wrong else None

@@ -41,7 +41,7 @@ class ContinualEvaluator:
     Counts and losses stay on the device; `flush` brings a block of them to the host, sums the
     counts over ranks and appends them to `sink` as frames `trace`, `boundary` and `metrics`.
     `primary` names the readout of every table, such as "net/seen". How it counts is its `plan`,
-    chosen at the first observation and proven against the plain forward there and at boundaries.
+    chosen at the first observation and compared with the plain forward there and at boundaries.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class ContinualEvaluator:
             "plan": asdict(self.counter.plan),
             "trial_ms": self.trial or {},
             "fallback": self.counter.fallback,
+            "features_kept": self.counter.features.round > 0,
         }
 
     def num_seen(self, exp: Experience) -> int:
@@ -166,8 +167,12 @@ class ContinualEvaluator:
         self.flush()
         seen, upto = self.num_seen(exp), len(self.learned)
         with self._watch():
-            self.counter.prove(upto, seen, self._masks[seen], f"at iteration {iteration}")
-            self._use(self.counter.plan)
+            if problem := self.counter.problem(upto, seen, self._masks[seen]):
+                raise TrainingError(
+                    f"eval.mode {self.counter.plan.mode} counted wrongly before iteration "
+                    f"{iteration}: {problem}. Mend {type(self.strategy).__name__}.frozen_features, "
+                    "or set eval.mode=plain; then delete this run's folder and run it again."
+                )
             counts = dist.total(self.full(upto, seen, self._masks[seen])).cpu().numpy()
         block = Block(exp.index, seen, upto, self.full.bank.totals, [iteration])
         self.sink.append("boundary", **self._frames.rows(block, counts[None]))
@@ -201,7 +206,7 @@ class ContinualEvaluator:
         else:
             plan = Plan("cached" if self.mode == "auto" else self.mode, plan.chunk)  # type: ignore[arg-type]
         self.counter.plan = plan
-        self.counter.prove(upto, seen, self._masks[seen], "at the start")
+        self.counter.prove(upto, seen, self._masks[seen])
         self._use(self.counter.plan)
 
     def _use(self, plan: Plan) -> None:

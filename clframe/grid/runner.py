@@ -75,7 +75,7 @@ def run_grid(
     changed = set(references.update(folder))
     _deliver([c for c in cells if c.folder in changed or owed(c.folder)], runs, console)
     left = plan([c.cfg for c in cells], folder)
-    for line in [*failures(outcomes), total(left)]:
+    for line in [*failures(outcomes), *_given_up(todo), total(left)]:
         say(console, line)
     if code == INTERRUPTED:
         say(console, "interrupted; the same command goes on from here")
@@ -105,6 +105,8 @@ def run_one(
     else:
         code = 0
         say(console, f"{run_id(cfg)} is {cell.intent}" + " already" * (cell.intent == "done"))
+    for line in _given_up([cell]):
+        say(console, line)
     (left,) = plan([cfg], runs / SOLO)
     if left.intent == "done":
         say(console, _result(left.folder))
@@ -216,6 +218,14 @@ def _deliver(cells: Sequence[Planned], runs: Path, console: Console) -> None:
     late = [c.folder for c in cells if not deliver(c.folder, targets[c.folder])]
     if late:
         say(console, f"MLflow did not take {len(late)} runs yet; the same command tries again")
+
+
+def _given_up(cells: Sequence[Planned]) -> list[str]:
+    """A note on each cell whose way of counting did not stand its proof."""
+    known = [RunStore(c.folder) for c in cells]
+    facts = [s.read_record().counting if s.record_path.exists() else {} for s in known]
+    pairs = zip(known, facts, strict=True)
+    return [f"note: {s.folder.name}: {f['fallback']}" for s, f in pairs if f.get("fallback")]
 
 
 def _result(folder: Path) -> str:

@@ -15,6 +15,7 @@ from clframe.core.net import Net
 from clframe.core.strategy import Frozen, Strategy, StreamInfo
 from clframe.engine.optim import build_optimizer
 from clframe.engine.run import run_cell
+from clframe.errors import TrainingError
 from clframe.evaluation import shortcuts, trial
 from clframe.evaluation.bank import EvalBank
 from clframe.evaluation.counter import Counter, Plan
@@ -159,7 +160,7 @@ def test_a_graph_that_cannot_be_is_said_to_be_given_up() -> None:
     own = Own()
     own.attach(make_strategy().net, StreamInfo(CLASSES, 3, "class", (8,)))
     counter = Counter(make_bank(), own, Plan("graph", 100))
-    counter.prove(3, 3, torch.zeros(CLASSES), "at the start")
+    counter.prove(3, 3, torch.zeros(CLASSES))
     assert counter.plan.mode == "plain" and "way of its own" in str(counter.fallback)
 
 
@@ -167,22 +168,20 @@ def test_a_resumed_run_knows_how_it_counts_and_what_it_gave_up(
     make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_cell("strategy=replay", "eval.mode=bf16", "checkpoint=1")
-    real, calls = Counter.prove, [0]
+    real, calls = Counter.problem, [0]
 
-    def prove(self: Counter, *args: Any) -> None:
+    def problem(self: Counter, *args: Any) -> str | None:
         calls[0] += 1
-        if calls[0] == 3:
-            self.fallback, self.plan = "given up for a test", Plan("plain", self.plan.chunk)
         if calls[0] == 4:
             raise RuntimeError("stopped for a test")
-        real(self, *args)
+        return "made up for a test" if calls[0] == 1 else real(self, *args)
 
-    monkeypatch.setattr(Counter, "prove", prove)
+    monkeypatch.setattr(Counter, "problem", problem)
     assert run_cell(store.folder) == 1
-    monkeypatch.setattr(Counter, "prove", real)
+    monkeypatch.setattr(Counter, "problem", real)
     assert run_cell(store.folder) == 0
     facts = store.read_record().counting
-    assert facts["fallback"] == "given up for a test" and facts["plan"]["mode"] == "plain"
+    assert "made up for a test" in facts["fallback"] and facts["plan"]["mode"] == "plain"
     assert facts["trial_ms"] is not None
 
 
@@ -210,13 +209,48 @@ def test_features_that_do_change_are_found_out(caplog: pytest.LogCaptureFixture)
     liar, bank = Liar(), make_bank()
     liar.attach(make_strategy(frozen=True).net, StreamInfo(CLASSES, 3, "class", (8,)))
     counter, mask = Counter(bank, liar, Plan("cached", 100)), torch.zeros(CLASSES)
-    counter.prove(3, 3, mask, "at once")
-    assert counter.fallback is None
+    counter.prove(3, 3, mask)
+    assert counter.fallback is None and counter.problem(3, 3, mask) is None
     liar.scale = -3.0
+    assert "counts differ" in str(counter.problem(3, 3, mask))
     with caplog.at_level(logging.WARNING):
-        counter.prove(3, 3, mask, "at iteration 7")
-    assert "at iteration 7" in caplog.text and counter.plan == Plan("plain", 100)
+        counter.prove(3, 3, mask)
+    assert "given up at the start" in caplog.text and counter.plan == Plan("plain", 100)
     assert torch.equal(counter(3, 3, mask), counter.plainly(3, 3, mask))
+
+
+@pytest.mark.parametrize("wrong", ["module", "readouts"])
+def test_a_declaration_that_makes_no_sense_is_an_error(wrong: str) -> None:
+    class Odd(Strategy):
+        def frozen_features(self) -> Frozen:
+            readouts = {"nett" if wrong == "readouts" else "net": self.predict}
+            module: Any = None if wrong == "module" else self.net.backbone
+            return Frozen(self.net.features, module, readouts)
+
+    odd = Odd()
+    odd.attach(make_strategy(frozen=True).net, StreamInfo(CLASSES, 3, "class", (8,)))
+    counter = Counter(make_bank(), odd, Plan("cached", 100))
+    with pytest.raises(TrainingError, match="Odd"):
+        counter.prove(3, 3, torch.zeros(CLASSES))
+
+
+def test_a_run_that_was_counted_wrongly_never_counts_as_done(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is declared changes in the middle of an experience, behind torch's back."""
+    step = Strategy.after_step
+
+    def drift(self: Strategy, batch: Any) -> None:
+        step(self, batch)
+        for p in self.net.backbone.parameters():
+            p.data.mul_(-1.1)
+
+    monkeypatch.setattr(Strategy, "after_step", drift)
+    monkeypatch.setattr(trial, "_bf16_pays", lambda *_: False)
+    store = make_cell("strategy=fine_tune", "net.freeze=true")
+    assert run_cell(store.folder) == 1
+    said = str(store.read_record().error)
+    assert "counted wrongly" in said and "frozen_features" in said and "delete" in said
 
 
 def test_a_recording_is_made_anew_when_its_work_has_changed() -> None:

@@ -180,6 +180,17 @@ def test_ray_runs_many_at_once_and_retries_what_crashes(
     assert env["OMP_NUM_THREADS"] == "1" and "SLURM_PROCID" not in env
 
 
+def test_what_was_given_up_is_said_at_the_end(run: Run, faked: Faked) -> None:
+    launch = faked()
+
+    def honest(folder: Path, env: dict[str, str], log: Path) -> Handle:
+        RunStore(folder).update_record(counting={"fallback": "eval.mode bf16 was given up: 3"})
+        return launch(folder, env, log)
+
+    assert run(honest) == 0
+    assert len(re.findall(r"note: \S+: eval.mode bf16 was", " ".join(run.text.split()))) == 4
+
+
 def test_mlflow_hears_of_every_cell_of_a_parallel_grid(
     run: Run, faked: Faked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
