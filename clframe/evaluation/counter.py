@@ -101,6 +101,15 @@ class Counter:
             self.plan = replace(self.plan, mode="plain")
             log.warning("%s; evaluating plainly", self.fallback)
 
+    def confirm(self, upto: int, seen: int, mask: Tensor, iteration: int) -> None:
+        """Raise TrainingError where the counts before `iteration` may have been wrong."""
+        if problem := self.problem(upto, seen, mask):
+            raise TrainingError(
+                f"eval.mode {self.plan.mode} counted wrongly before iteration {iteration}: "
+                f"{problem}. Mend {type(self.strategy).__name__}.frozen_features, or set "
+                "eval.mode=plain; then delete this run's folder and run it again."
+            )
+
     def problem(self, upto: int, seen: int, mask: Tensor) -> str | None:
         """How the shortcut's counts differ from those of `plainly`; None if they do not."""
         mode = self.plan.mode

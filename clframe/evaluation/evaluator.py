@@ -64,10 +64,8 @@ class ContinualEvaluator:
         diagnostics: tuple[str, ...] = (),
     ) -> None:
         self.stream, self.strategy, self.sink = stream, strategy, sink
-        self.rho, self.dense = rho, dense
-        self.precision, self.device = precision, device
-        self.mode, self.fixed_chunk = mode, fixed_chunk
-        self.seconds = 0.0
+        self.rho, self.dense, self.precision, self.device = rho, dense, precision, device
+        self.mode, self.fixed_chunk, self.seconds = mode, fixed_chunk, 0.0
         self.trial: dict[str, float] | None = None  # None: not yet held
         self.learned = stream.learned
         self.positions = [e.index for e in self.learned]
@@ -167,12 +165,7 @@ class ContinualEvaluator:
         self.flush()
         seen, upto = self.num_seen(exp), len(self.learned)
         with self._watch():
-            if problem := self.counter.problem(upto, seen, self._masks[seen]):
-                raise TrainingError(
-                    f"eval.mode {self.counter.plan.mode} counted wrongly before iteration "
-                    f"{iteration}: {problem}. Mend {type(self.strategy).__name__}.frozen_features, "
-                    "or set eval.mode=plain; then delete this run's folder and run it again."
-                )
+            self.counter.confirm(upto, seen, self._masks[seen], iteration)
             counts = dist.total(self.full(upto, seen, self._masks[seen])).cpu().numpy()
         block = Block(exp.index, seen, upto, self.full.bank.totals, [iteration])
         self.sink.append("boundary", **self._frames.rows(block, counts[None]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -91,7 +92,7 @@ def test_the_grid_example(home: Path) -> None:
 
 
 def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategy, loading, journal, metrics = blocks("python")
+    strategy, loading, probe, journal, metrics = blocks("python")
     (home / "strategies").mkdir(exist_ok=True)
     (home / "strategies" / "weighted.py").write_text(strategy)
     folder = clframe(["run", "strategy=weighted", "scenario=split_digits"], home).splitlines()[-1]
@@ -104,6 +105,11 @@ def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     exec(journal.replace("{folder}", folder), scope)
     assert scope["frame"]
     exec(metrics, scope)
+    (home / "strategies" / "probe.py").write_text(f'"""A probe."""\n\n{probe}')
+    words = ["strategy=probe", "scenario=split_digits", "net.freeze=true"]
+    folder = clframe(["run", *words], home).splitlines()[-1]
+    record = json.loads((Path(folder) / "record.json").read_text())
+    assert record["counting"]["features_kept"]
 
 
 def test_the_ui_opens_on_the_runs(home: Path) -> None:
