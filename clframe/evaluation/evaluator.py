@@ -23,7 +23,7 @@ from clframe.evaluation.counting import MASKS
 from clframe.evaluation.diagnostics import Diagnostics
 from clframe.evaluation.frames import Block, Frames
 from clframe.evaluation.schedule import is_due
-from clframe.evaluation.trial import choose
+from clframe.evaluation.trial import choose, untried
 
 BLOCK = 256  # observations kept on the device before they go to the host together
 PATIENCE = 1.0  # seconds after which a single process sends what it has, for the progress bar
@@ -191,14 +191,12 @@ class ContinualEvaluator:
 
     def _choose(self, upto: int, seen: int) -> None:
         """Hold the trial, unless there is little to evaluate, and prove what won."""
-        plan, self.trial = self.counter.plan, {}
+        default = self.counter.plan
+        self.counter.plan, self.trial = untried(default, self.mode), {}
         if self.rho or self.dense:
-            plan, self.trial = choose(
-                self.bank, self.strategy, plan, mode=self.mode, fixed=self.fixed_chunk
+            self.counter.plan, self.trial = choose(
+                self.bank, self.strategy, default, mode=self.mode, fixed=self.fixed_chunk
             )
-        else:
-            plan = Plan("cached" if self.mode == "auto" else self.mode, plan.chunk)  # type: ignore[arg-type]
-        self.counter.plan = plan
         self.counter.prove(upto, seen, self._masks[seen])
         self._use(self.counter.plan)
 

@@ -40,7 +40,7 @@ def choose(bank: EvalBank, strategy: Strategy, default: Plan, *, mode: str, fixe
         return torch.cat(done)
 
     if not len(bank.x):  # more ranks than samples
-        return Plan("cached" if mode == "auto" else mode, default.chunk), {}  # type: ignore[arg-type]
+        return untried(default, mode), {}
     rows = min(len(bank.x), max(CHUNKS[device.type][-1], default.chunk))
     first = seconds(lambda: forward(min(rows, default.chunk), default.chunk), device)
     if first * rows / min(rows, default.chunk) > PATIENCE:
@@ -60,6 +60,11 @@ def choose(bank: EvalBank, strategy: Strategy, default: Plan, *, mode: str, fixe
         mode = "bf16" if _bf16_pays(forward, rows, chunk, device, found) else "cached"
     plan = Plan(mode, chunk)  # type: ignore[arg-type]
     return plan, {k: round(v, 3) for k, v in found.items()}
+
+
+def untried(default: Plan, mode: str) -> Plan:
+    """The plan where there is nothing to try, or too little to be worth it."""
+    return Plan("cached" if mode == "auto" else mode, default.chunk)  # type: ignore[arg-type]
 
 
 def _bf16_pays(

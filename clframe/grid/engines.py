@@ -104,7 +104,8 @@ class RayEngine:
                             **shares[folder],
                         )
                         ref = placed.remote(folder, None, launch=self.launch)
-                        running[ref] = _Watched.of(folder, self.targets.get(folder))
+                        view = View(self.targets.get(folder), folder)
+                        running[ref] = _Watched(Follower(folder), view)
                     for ref in ended:  # while the next one starts
                         watched = running.pop(ref)
                         outcome = _collect(ray, ref, watched.follow.store)
@@ -127,10 +128,6 @@ class _Watched(NamedTuple):
 
     follow: Follower
     view: View
-
-    @classmethod
-    def of(cls, folder: Path, target: Target | None) -> _Watched:
-        return cls(Follower(folder), View(target, folder))
 
     def push(self) -> None:
         if self.follow.store.journal_path.exists():  # its supervisor has begun the record by then
