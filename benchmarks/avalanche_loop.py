@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from avalanche.benchmarks import nc_benchmark
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.logging import CSVLogger
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.storage_policy import ReservoirSamplingBuffer
+from avalanche.training.supervised import Naive
 from bare import make_net
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision import transforms
 from work import EXPERIENCES, Work, given, now, peak_mb, report
 
-warnings.filterwarnings("ignore")
-
-from avalanche.benchmarks import nc_benchmark  # noqa: E402
-from avalanche.evaluation.metrics import accuracy_metrics  # noqa: E402
-from avalanche.logging import CSVLogger  # noqa: E402
-from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin  # noqa: E402
-from avalanche.training.storage_policy import ReservoirSamplingBuffer  # noqa: E402
-from avalanche.training.supervised import Naive  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch.utils.data import Dataset  # noqa: E402
-from torchvision import transforms  # noqa: E402
-
-from clframe.sources import load_images  # noqa: E402
+from clframe.sources import load_images
 
 
 class Pictures(Dataset[Any]):

@@ -105,10 +105,9 @@ class ContinualModule(LightningModule):
         return batch
 
     def on_train_start(self) -> None:
-        if (
-            self.strategy.net.frozen
-        ):  # torch has put synchronised norms in their places: in training
-            self.strategy.net.backbone.eval()
+        net = self.strategy.net
+        if net.frozen:  # a fit with synchronised norms has left others in their place, in training
+            net.backbone.eval()
         self.observer.start(self, fresh=not self._resumed)
 
     def on_train_epoch_start(self) -> None:
