@@ -16,6 +16,7 @@ from typing import Any
 
 from work import now, peak_mb
 
+import clframe.engine.preload  # noqa: F401 - first, as in any cell: it sees to what is imported
 from clframe.engine.session import Run
 from clframe.evaluation.evaluator import ContinualEvaluator
 from clframe.grid import cell

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +26,47 @@ from clframe.errors import ClframeError, ConfigError, DataError, nearest
 from clframe.sources.network import unreachable
 
 
+@contextmanager
+def building(part: str) -> Iterator[None]:
+    """Name the part of the configuration in whatever goes wrong while it is built: ConfigError."""
+    try:
+        yield
+    except ClframeError as error:
+        if part in str(error):
+            raise
+        raise ConfigError(f"{part}: {error}") from error
+    except Exception as error:  # plug-ins are other people's code
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"({last.filename}, line {last.lineno})"
+        raise ConfigError(f"{part}: {type(error).__name__}: {error} {where}") from error
+
+
 def make_stream(cfg: RunConfig) -> Stream:
     """The scenario's stream with the run's requests spliced in."""
     if cfg.data.root is not None and not Path(cfg.data.root).expanduser().is_dir():
         raise DataError(f"data.root: {cfg.data.root!r} is no folder; mend it, or leave it out.")
-    (choice,) = resolve_options(cfg, "scenario")
-    arguments = scenario_arguments(cfg)
-    choice.plugin.check_call(arguments)
-    scenario = choice.plugin.load()(**arguments)
-    stream = build_stream(cfg.scenario, scenario, split=cfg.eval.split)
-    if stream.online and cfg.epochs > 1:
-        raise ConfigError(
-            f"epochs: {cfg.epochs} passes over an online stream ({cfg.scenario}); "
-            "set epochs=1, or options." + cfg.scenario + ".online=false."
-        )
-    requests = cfg.request_list()
-    return splice(stream, requests and [r.model_dump(exclude_none=True) for r in requests])
+    with building(cfg.scenario):
+        (choice,) = resolve_options(cfg, "scenario")
+        arguments = scenario_arguments(cfg)
+        choice.plugin.check_call(arguments)
+        scenario = choice.plugin.load()(**arguments)
+        stream = build_stream(cfg.scenario, scenario, split=cfg.eval.split)
+        if stream.online and cfg.epochs > 1:
+            raise ConfigError(
+                f"epochs: {cfg.epochs} passes over an online stream ({cfg.scenario}); "
+                "set epochs=1, or options." + cfg.scenario + ".online=false."
+            )
+        requests = cfg.request_list()
+        return splice(stream, requests and [r.model_dump(exclude_none=True) for r in requests])
+
+
+def assemble(cfg: RunConfig, stream: Stream) -> Strategy:
+    """The strategy of a run over `stream`, which its network has been tried on."""
+    check_budget(cfg, stream)
+    with building(cfg.strategy):
+        strategy = make_strategy(cfg, stream_info(stream), stream.mean, stream.std)
+        try_net(cfg, strategy.net, stream.learned[0].train.x[:1])
+    return strategy
 
 
 def check_budget(cfg: RunConfig, stream: Stream) -> None:

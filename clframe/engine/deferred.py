@@ -6,24 +6,58 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
 
-def _hamming(*args: Any, **options: Any) -> Any:
-    return importlib.import_module("scipy.signal.windows").hamming(*args, **options)
+class _Name:
+    """Stands for `module.name` until it is called, or asked what is an instance of it."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._real()(*args, **options)
+
+    def __instancecheck__(self, thing: object) -> bool:
+        """Nothing is an instance of a class that has not been defined yet."""
+        unused = isinstance(sys.modules.get(self.module), _Shell)
+        return not unused and isinstance(thing, self._real())
+
+    def _real(self) -> Any:
+        module = importlib.import_module(self.module)
+        if isinstance(module, _Shell):
+            module.fill()
+        return getattr(module, self.name)
 
 
-# Avalanche imports all but the last, to log, to download and for one of its methods. torchmetrics
-# imports the last, for over a second, only to give it back a name that it used to have.
+def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
+    """Leave what torch and Lightning mark as not to be compiled alone: nobody compiles it."""
+    if getattr(function, "__module__", "").partition(".")[0] in ("torch", "lightning"):
+        return function
+    return _Name("torch._dynamo", "disable")(function, *args, **options)
+
+
+# Avalanche imports the first four, to log, to download and for one of its methods. torchmetrics
+# imports the fifth only to give it back a name that it used to have. The last two are torch's
+# compiler, a second and 80 MB that every optimizer wants just to say that it is not to be compiled.
 DEFERRED: dict[str, dict[str, Callable[..., Any]]] = {
     "wandb": {},
     "gdown": {},
     "qpsolvers": {},
     "GPUtil": {},
-    "scipy.signal": {"hamming": _hamming},
+    "scipy.signal": {"hamming": _Name("scipy.signal.windows", "hamming")},
+    "torchvision.ops.roi_align": {
+        name: _Name("torchvision.ops.roi_align", name) for name in ("roi_align", "RoIAlign")
+    },
+    "torch._dynamo": {
+        "OptimizedModule": _Name("torch._dynamo", "OptimizedModule"),
+        "disable": _disable,
+        "graph_break": lambda *_, **__: None,  # where nothing is compiled it does nothing
+    },
 }
 
 
@@ -88,7 +122,16 @@ class _Shell(ModuleType):
     """A module that has not run; it has what the import system gives it, and no more."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__path__" and "importlib" not in sys._getframe(1).f_code.co_filename:
+            raise AttributeError(name)  # `from package import name` asks, and may do without
+        self.fill()
+        with suppress(AttributeError):
+            return getattr(self, name)
+        with suppress(ModuleNotFoundError):  # ... though it may have meant a submodule
+            return importlib.import_module(f"{self.__name__}.{name}")
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def fill(self) -> None:
         later = self.__spec__.loader if self.__spec__ else None
         if isinstance(later, _Later):
             later.fill(self)
-        return getattr(self, name)

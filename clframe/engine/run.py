@@ -46,6 +46,8 @@ def _failed(store: RunStore, main: bool, message: str, code: int) -> int:
     traceback.print_exc()
     if main:
         store.update_record(status="failed", error=message)
+        if code == 2:
+            store.refusal_path.write_text(message)
     return code
 
 

@@ -15,13 +15,11 @@ from clframe.core.experience import Experience
 from clframe.core.rng import clock
 from clframe.engine import resume
 from clframe.engine.build import (
+    assemble,
     channels_last,
-    check_budget,
     is_convolutional,
-    make_strategy,
     make_stream,
     resolve_device,
-    stream_info,
 )
 from clframe.engine.costs import account
 from clframe.engine.feed import Feed
@@ -59,9 +57,7 @@ class Run:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.stream = make_stream(cfg)
-        check_budget(cfg, self.stream)
-        info = stream_info(self.stream)
-        self.strategy = make_strategy(cfg, info, self.stream.mean, self.stream.std)
+        self.strategy = assemble(cfg, self.stream)
         self.facts = resume.outline(self.stream)
         self.feed = Feed(cfg, self.stream, self.strategy, self.device)
         self.trainer = ReusedTrainer(cfg)

@@ -13,6 +13,8 @@ from torch import Tensor
 from clframe.core.experience import Stream
 from clframe.evaluation.counting import MASKS
 
+CURVES = 100  # at most; who looks at more? the trace has them all
+
 
 @dataclass
 class Block:
@@ -64,13 +66,16 @@ class Frames:
         return use
 
     def series(self, block: Block, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """The curves: accuracies, and of those not forgotten min-ACC and WC-ACC."""
-        seen = block.seen
-        keys = [f"acc/exp_{p:02d}" for p in self.positions[:seen]]
+        """The curves: accuracies, and of those not forgotten min-ACC and WC-ACC.
+
+        Of a stream of more than `CURVES` experiences, every second, third, ... has a curve.
+        """
+        seen, every = block.seen, -(-len(self.positions) // CURVES)
+        keys = [f"acc/exp_{p:02d}" for p in self.positions[:seen:every]]
         keys += ["min_acc", "wc_acc", "avg_acc"]
         accuracy = counts[:, self.primary, :seen] / np.array(block.totals[:seen])
         values = np.full((len(accuracy), len(keys)), np.nan)
-        values[:, :seen] = accuracy
+        values[:, :-3] = accuracy[:, ::every]
         passed = self.stream.experiences[: block.train + 1]
         gone = {p for e in passed for p in e.forgets}
         kept = [j for j in range(seen) if self.positions[j] not in gone]

@@ -70,8 +70,10 @@ def total(cells: Sequence[Planned]) -> str:
 class Display:
     """Bars on a terminal's standard error; elsewhere a line on standard output per ended cell."""
 
-    def __init__(self, console: Console, num_cells: int, label: str) -> None:
-        self.console, self.num_cells = console, num_cells
+    def __init__(
+        self, console: Console, num_cells: int, label: str, warning: str | None = None
+    ) -> None:
+        self.console, self.num_cells, self.warning = console, num_cells, warning
         self.ended, self.began = 0, time.monotonic()
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -99,7 +101,10 @@ class Display:
         self.bars.stop()
 
     def step(self, step: Step) -> None:
-        """Move the bar of a running cell."""
+        """Move the bar of a running cell; with the first that has begun, say the warning."""
+        if self.warning is not None and step.total:
+            say(self.bars.console, f"warning: {self.warning}")
+            self.warning = None
         if step.key not in self.tasks:
             self.tasks[step.key] = self.bars.add_task(step.key, total=None)
         done = max(step.total, step.iteration) or None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Sequence
 
 from clframe.config.identity import resolved
@@ -32,39 +31,21 @@ def preflight(cells: Sequence[RunConfig]) -> None:
 
 def examine(cells: Sequence[RunConfig]) -> list[str]:
     """Build each of `cells`, which are sorted by stream; returns what went wrong."""
-    from clframe.engine.build import (
-        check_budget,
-        make_strategy,
-        make_stream,
-        resolve_device,
-        stream_info,
-        try_net,
-    )
+    from clframe.engine.build import assemble, make_stream, resolve_device
 
     problems: list[str] = []
     stream, built = None, None
     for cfg in cells:
-        part = cfg.scenario
         try:
             resolve_device(cfg)
             if built != _stream_key(cfg):
                 built, stream = _stream_key(cfg), None
                 stream = make_stream(cfg)
             if stream is not None:
-                check_budget(cfg, stream)
-                part = cfg.strategy
-                strategy = make_strategy(cfg, stream_info(stream), stream.mean, stream.std)
-                try_net(cfg, strategy.net, stream.learned[0].train.x[:1])
+                assemble(cfg, stream)
         except ClframeError as e:
-            problems.append(str(e) if part in str(e) else f"{part}: {e}")
-        except Exception as e:  # plug-ins are other people's code
-            problems.append(f"{part}: {_blame(e)}")
+            problems.append(str(e))
     return list(dict.fromkeys(problems))
-
-
-def _blame(error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
 def _key(cfg: RunConfig) -> str:

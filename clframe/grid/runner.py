@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -18,20 +18,18 @@ from clframe.config.grid import GridSpec
 from clframe.config.identity import run_id, to_yaml
 from clframe.config.schema import RunConfig
 from clframe.errors import ConfigError
+from clframe.grid.cluster import RayEngine
 from clframe.grid.crowding import crowding
 from clframe.grid.display import Display, Intent, Planned, failures, say, table, total
-from clframe.grid.engines import Engine, InlineEngine, RayEngine, Resources
+from clframe.grid.engines import Engine, LocalEngine, Resources
 from clframe.grid.launch import Launch, environment, start_server
 from clframe.grid.preflight import preflight
-from clframe.grid.supervise import CellOutcome, deliver, held, owed
+from clframe.grid.stores import Stores
+from clframe.grid.supervise import BAD_INPUT, CellOutcome, held
+from clframe.grid.view import deliver, owed
 from clframe.registry import snapshot
 from clframe.tracking.files import replace_file
 from clframe.tracking.store import RunStore
-
-if TYPE_CHECKING:
-    from clframe.tracking.mlflow import Target
-
-Targets = dict[Path, "Target | None"]
 
 SOLO = "solo"  # the folder of runs that belong to no grid
 INTERRUPTED = 130
@@ -66,14 +64,18 @@ def run_grid(
         say(console, str(folder))
         return 0
     todo = [c for c in cells if c.intent not in ("done", "running")]
-    targets = _ready(todo, runs, workers, check=launch is None)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "grid.yaml", spec.to_yaml())
-    outcomes, code = _run(todo, targets, workers, console, spec.name, launch)
-    from clframe.grid import references
+    with Stores(runs, [c.cfg for c in todo]) as stores:
+        if launch is None and todo:
+            start_server(environment(max(c.cfg.threads for c in todo)))
+            preflight([c.cfg for c in todo])
+        stores.insist()
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "grid.yaml", spec.to_yaml())
+        outcomes, code = _run(todo, stores, workers, console, spec.name, launch)
+        from clframe.grid import references
 
-    changed = set(references.update(folder))
-    _deliver([c for c in cells if c.folder in changed or owed(c.folder)], runs, console)
+        changed = set(references.update(folder))
+        _deliver([c for c in cells if c.folder in changed or owed(c.folder)], stores, console)
     left = plan([c.cfg for c in cells], folder)
     for line in [*failures(outcomes), *_given_up(todo), total(left)]:
         say(console, line)
@@ -94,12 +96,11 @@ def run_one(
     (cell,) = plan([cfg], runs / SOLO)
     fresh = not cell.folder.exists()
     if cell.intent not in ("done", "running"):
-        targets = _ready([cell], runs, 1, check=launch is None)
-        outcomes, code = _run([cell], targets, 1, console, SOLO, launch)
-        if code != INTERRUPTED and outcomes[0].rc == 2:
-            if fresh and not (cell.folder / "last.ckpt").exists():
-                shutil.rmtree(cell.folder)
-            raise ConfigError(outcomes[0].error or "bad input")
+        with Stores(runs, [cfg]) as stores:
+            stores.insist()
+            outcomes, code = _run([cell], stores, 1, console, SOLO, launch)
+        if code != INTERRUPTED and outcomes[0].rc == BAD_INPUT:
+            raise ConfigError(_refusal(cell.folder, fresh) or outcomes[0].error or "bad input")
         if code != INTERRUPTED and outcomes[0].status == "failed":
             say(console, f"log: {outcomes[0].log_path}")
     else:
@@ -134,54 +135,9 @@ def write_config(cfg: RunConfig, folder: Path) -> None:
     RunStore(folder).write_config(yaml.safe_load(to_yaml(cfg)))
 
 
-def _ready(todo: Sequence[Planned], runs: Path, workers: int, *, check: bool) -> Targets:
-    """Build every cell before any starts; meanwhile this process opens MLflow's store."""
-    if not todo:
-        return {}
-    warning = crowding([c.cfg for c in todo], workers)  # before we add to the load
-    if check:
-        start_server(environment(max(c.cfg.threads for c in todo)))
-    with _draft(todo, runs) as draft:
-        if check:
-            preflight([c.cfg for c in todo])
-        targets = _targets(todo, runs, draft)
-    if warning is not None:
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
-    return targets
-
-
-@contextmanager
-def _draft(todo: Sequence[Planned], runs: Path) -> Iterator[Callable[[], Path | None]]:
-    """A new MLflow store in the making, for the first cell that is shown in one."""
-    track = next((c.cfg.track for c in todo if c.cfg.track.enabled), None)
-    if track is None:
-        yield lambda: None
-        return
-    from clframe.tracking.mlflow import drafting
-
-    with drafting(runs, track.uri) as draft:
-        yield draft.path
-
-
-def _targets(
-    cells: Sequence[Planned], runs: Path, draft: Callable[[], Path | None] = lambda: None
-) -> Targets:
-    """The MLflow store of each cell, made and migrated here, before any worker looks at it."""
-    made: dict[tuple[str | None, str], Any] = {}
-    targets: Targets = {}
-    for cell in cells:
-        track = cell.cfg.track
-        if track.enabled and (track.uri, track.experiment) not in made:
-            from clframe.tracking.mlflow import prepare
-
-            made[track.uri, track.experiment] = prepare(runs, track.uri, track.experiment, draft)
-        targets[cell.folder] = made[track.uri, track.experiment] if track.enabled else None
-    return targets
-
-
 def _run(
     todo: Sequence[Planned],
-    targets: Targets,
+    stores: Stores,
     workers: int,
     console: Console,
     label: str,
@@ -189,22 +145,21 @@ def _run(
 ) -> tuple[list[CellOutcome], int]:
     """Run the cells; returns how they ended, and INTERRUPTED or 0."""
     outcomes: list[CellOutcome] = []
-    resources = {}
+    if not todo:
+        return outcomes, 0
+    warning = crowding([c.cfg for c in todo], workers)  # before we add to the load
+    resources, find = {}, {}
     for cell in todo:
         write_config(cell.cfg, cell.folder)
         cfg = cell.cfg
         resources[cell.folder] = Resources(cfg.threads * cfg.devices, cfg.devices, cfg.accelerator)
-    if not todo:
-        return outcomes, 0
-    with Display(console, len(todo), label) as display:
-        engine: Engine = (
-            InlineEngine(targets, display.step, launch)
-            if workers == 1
-            else RayEngine(workers, targets, display.step, launch)
-        )
+        find[cell.folder] = stores.find(cfg.track)
+    make = RayEngine if workers > 1 and os.environ.get("RAY_ADDRESS") else LocalEngine
+    with Display(console, len(todo), label, warning) as display:
+        engine: Engine = make(workers, find, display.step, launch)
         try:
-            with _terminable():
-                for outcome in engine.run([c.folder for c in todo], resources):
+            with _terminable(), closing(engine.run(list(find), resources)) as ended:
+                for outcome in ended:
                     outcomes.append(outcome)
                     display.end(outcome)
         except KeyboardInterrupt:
@@ -212,12 +167,21 @@ def _run(
     return outcomes, 0
 
 
-def _deliver(cells: Sequence[Planned], runs: Path, console: Console) -> None:
+def _deliver(cells: Sequence[Planned], stores: Stores, console: Console) -> None:
     """Send MLflow what changed after a run ended, and what it could not take before."""
-    targets = _targets(cells, runs)
-    late = [c.folder for c in cells if not deliver(c.folder, targets[c.folder])]
+    late = [c.folder for c in cells if not deliver(c.folder, stores.find(c.cfg.track))]
     if late:
         say(console, f"MLflow did not take {len(late)} runs yet; the same command tries again")
+
+
+def _refusal(folder: Path, fresh: bool) -> str:
+    """Why the cell in `folder` could not begin; what it left is taken away."""
+    path = RunStore(folder).refusal_path
+    said = path.read_text() if path.exists() else ""
+    path.unlink(missing_ok=True)
+    if fresh and not RunStore(folder).checkpoint_path.exists():
+        shutil.rmtree(folder)
+    return said
 
 
 def _given_up(cells: Sequence[Planned]) -> list[str]:

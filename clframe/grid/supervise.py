@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from clframe.config.identity import from_yaml
 from clframe.grid.launch import Handle, Launch, environment, launcher, stop
+from clframe.grid.view import Ending, Find, View
 from clframe.registry.search import PACKAGE
 from clframe.tracking.store import RunRecord, RunStore, git_state
 from clframe.tracking.store import environment as platform_facts
 
-if TYPE_CHECKING:
-    from clframe.tracking.mlflow import Target
-
-log = logging.getLogger(__name__)
-
-POLL, LOOK, PUSH = 0.05, 0.25, 2.0  # seconds between looks at the process, its journal, MLflow
+POLL, LOOK = 0.05, 0.25  # seconds between looks at the process, and at its journal
 ORPHAN = 10.0  # how long a cell may take to notice that its supervisor died
-LOCK, UPLOAD = ".supervisor.lock", ".upload-pending"
+LOCK = ".supervisor.lock"
+BAD_INPUT = 2  # exit code of a cell that could not begin
 
 Status = Literal["done", "failed", "interrupted", "running"]
-Ending = Literal["done", "failed", "interrupted"]
 
 
 class CellOutcome(NamedTuple):
@@ -51,6 +47,7 @@ class Progress(NamedTuple):
 
 
 OnProgress = Callable[[Progress], None]
+Attending = Generator[bool, None, CellOutcome]  # yields whether the cell still runs
 
 
 def quiet(_: Progress) -> None:
@@ -59,52 +56,67 @@ def quiet(_: Progress) -> None:
 
 def supervise(
     folder: Path,
-    target: Target | None,
+    find: Find | None,
     on_progress: OnProgress = quiet,
     *,
     launch: Launch | None = None,
     retries: int = 1,
 ) -> CellOutcome:
+    """Run the cell in `folder` to its end, and wait for it; see `attend`."""
+    attending = attend(folder, find, on_progress, launch=launch, retries=retries)
+    try:
+        while True:
+            next(attending)
+            time.sleep(POLL)
+    except StopIteration as end:
+        outcome: CellOutcome = end.value
+        return outcome
+    finally:
+        attending.close()
+
+
+def attend(
+    folder: Path,
+    find: Find | None,
+    on_progress: OnProgress = quiet,
+    *,
+    launch: Launch | None = None,
+    retries: int = 1,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> Attending:
     """Run the cell in `folder` to its end; one that is killed is resumed `retries` times.
 
     Its record says how it ended, also when the cell could not say so itself. A store that does not
-    answer (`target`) never fails a cell: what is owed stays marked in the folder.
+    answer (`find`) never fails a cell: what is owed stays marked in the folder. `extra` goes into
+    the cell's environment.
     """
     store = RunStore(folder)
     with _alone(folder) as free:
-        if not free or _lives_on(store):
+        if not free or (yield from _lives_on(store)):
             return _outcome(store, "running", None)
         cfg = from_yaml(store.config_path)
         launch = launch or launcher(cfg.devices)
         begin(store)
-        view = View(target, folder)
+        view = View(find, folder)
         rc: int | None = None
         status: Ending = "interrupted"
         try:
-            for _ in range(1 + retries):
-                handle = launch(folder, environment(cfg.threads), store.log_path)
-                rc = _attend(handle, store, view, on_progress)
-                if rc >= 0:
-                    break
-            assert rc is not None
-            status = _settle(store, rc)
-        except BaseException:
-            store.update_record(status="interrupted", error="stopped before its end")
-            raise
+            try:
+                for _ in range(1 + retries):
+                    handle = launch(folder, environment(cfg.threads) | dict(extra), store.log_path)
+                    rc = yield from _follow(handle, store, view, on_progress)
+                    if rc >= 0:
+                        break
+                assert rc is not None
+                status = _settle(store, rc)
+            except BaseException:
+                store.update_record(status="interrupted", error="stopped before its end")
+                raise
+            yield False
         finally:
-            view.finish(status)
+            if rc != BAD_INPUT:  # nothing has begun that could be shown
+                view.finish(status)
     return _outcome(store, status, rc)
-
-
-def deliver(folder: Path, target: Target | None) -> bool:
-    """Send a finished run to MLflow again, after its numbers changed or the store was away."""
-    status = RunStore(folder).read_record().status
-    return status == "running" or View(target, folder).finish(status)
-
-
-def owed(folder: Path) -> bool:
-    """Whether MLflow has not yet taken all of this run."""
-    return (folder / UPLOAD).exists()
 
 
 def held(folder: Path) -> bool:
@@ -113,45 +125,6 @@ def held(folder: Path) -> bool:
         return False
     with _alone(folder) as free:
         return not free
-
-
-class View:
-    """The run as MLflow shows it. Whatever goes wrong there is a warning."""
-
-    def __init__(self, target: Target | None, folder: Path) -> None:
-        self.folder = folder
-        self.pending = folder / UPLOAD
-        self.uploader = None
-        self.pushed = time.monotonic()
-        if target is not None:
-            from clframe.tracking.mlflow import RunUploader
-
-            self.pending.touch()
-            self.uploader = RunUploader(target, folder)
-
-    def push(self) -> None:
-        if self.uploader is None or time.monotonic() - self.pushed < PUSH:
-            return
-        try:
-            self.uploader.push()
-        except Exception as error:  # no view of a run is worth the run
-            self._warn(error)
-        self.pushed = time.monotonic()
-
-    def finish(self, status: Ending) -> bool:
-        if self.uploader is None:
-            return True
-        try:
-            taken = self.uploader.finish(status)
-        except Exception as error:
-            self._warn(error)
-            return False
-        if taken:
-            self.pending.unlink(missing_ok=True)
-        return taken
-
-    def _warn(self, error: Exception) -> None:
-        log.warning("%s is not shown in MLflow: %s", self.folder.name, error)
 
 
 def begin(store: RunStore) -> None:
@@ -175,7 +148,9 @@ def _surroundings() -> tuple[dict[str, object], dict[str, object]]:
     return platform_facts(), here if here["commit"] else git_state(PACKAGE)
 
 
-def _attend(handle: Handle, store: RunStore, view: View, on_progress: OnProgress) -> int:
+def _follow(
+    handle: Handle, store: RunStore, view: View, on_progress: OnProgress
+) -> Generator[bool, None, int]:
     """Follow a cell until it ends; end it when we are told to."""
     follow = Follower(store.folder)
     looked = 0.0
@@ -185,7 +160,7 @@ def _attend(handle: Handle, store: RunStore, view: View, on_progress: OnProgress
                 on_progress(follow())
                 looked = time.monotonic()
             view.push()
-            time.sleep(POLL)
+            yield True
     except BaseException:
         stop(handle)
         raise
@@ -264,13 +239,13 @@ def _outcome(store: RunStore, status: Status, rc: int | None) -> CellOutcome:
     return CellOutcome(store.folder.name, status, rc, store.log_path, attempts, error)
 
 
-def _lives_on(store: RunStore) -> bool:
+def _lives_on(store: RunStore) -> Generator[bool, None, bool]:
     """Whether a cell runs although nobody supervises it; one whose supervisor died soon ends."""
     deadline = time.monotonic() + ORPHAN
     while store.state() == "running":
         if time.monotonic() > deadline:
             return True
-        time.sleep(0.1)
+        yield True
     return False
 
 

@@ -77,6 +77,7 @@ class RunStore:
         self.checkpoint_path = self.folder / "last.ckpt"
         self.log_path = self.folder / "log.txt"
         self.heartbeat_path = self.folder / "heartbeat.json"
+        self.refusal_path = self.folder / "refusal.txt"  # bad input, in full: records drop paths
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Save the resolved config; creates the folder."""

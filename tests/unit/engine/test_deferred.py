@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "from late import below\n"
     )
     (folder / "below.py").write_text("deep = 7\n")
+    (folder / "aside.py").write_text("")
     monkeypatch.setitem(deferred.DEFERRED, "late", {"old": lambda: "old name"})
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.syspath_prepend(tmp_path)
@@ -51,14 +53,30 @@ def test_a_module_runs_once_at_its_first_use(package: Path) -> None:
 
 def test_what_is_known_of_it_is_told_without_running_it(package: Path) -> None:
     late = importlib.import_module("late")
-    assert hasattr(late, "old") and late.old() == "old name" and ran(package) == 0
+    names: dict[str, Any] = {}
+    exec("from late import old", names)
+    assert hasattr(late, "old") and late.old() == names["old"]() == "old name"
+    assert ran(package) == 0
     assert late.answer == 42 and late.old() == "old name"
 
 
-@pytest.mark.parametrize("words", ["from late import answer", "import late.below"])
+@pytest.mark.parametrize(
+    "words", ["from late import answer", "import late.below", "from late import aside"]
+)
 def test_taking_a_name_or_a_submodule_from_it_runs_it(package: Path, words: str) -> None:
     exec(words, {})
     assert ran(package) == 1
+
+
+def test_a_name_stands_for_what_it_will_be(package: Path) -> None:
+    (package / "__init__.py").write_text("class Kind:\n    pass\n")
+    name = deferred._Name("late", "Kind")
+    deferred.DEFERRED["late"]["Kind"] = name
+    late = importlib.import_module("late")
+    assert not isinstance(3, name) and late.Kind is name  # type: ignore[arg-type]
+    made = name()
+    assert type(made).__name__ == "Kind" and late.Kind is type(made)
+    assert isinstance(made, name) and not isinstance(3, name)  # type: ignore[arg-type]
 
 
 def test_one_that_breaks_says_so_at_every_use(package: Path) -> None:
@@ -88,12 +106,20 @@ def test_a_cell_has_its_imports_without_what_it_never_uses() -> None:
     code = """
 import gc, sys
 import clframe.engine.preload
-unused = ("wandb.sdk", "jax", "scipy.stats", "gdown.download")
+unused = ("wandb.sdk", "jax", "scipy.stats", "gdown.download", "torch._dynamo.utils")
+import torch
+weight = torch.nn.Parameter(torch.zeros(3))
+optimizer = torch.optim.SGD([weight], lr=0.1)
+weight.sum().backward()
+optimizer.step()
 print([name for name in unused if name in sys.modules], gc.isenabled(), gc.get_freeze_count() > 0)
 import scipy.signal
 assert abs(float(scipy.signal.hamming(5)[2]) - 1) < 1e-9
 assert list(scipy.signal.convolve([1, 2], [1, 1])) == [1, 3, 2]
 import wandb.sdk
+assert torch.compile(lambda x: x + 1, backend="eager")(weight).shape == (3,)
+assert type(torch._dynamo.OptimizedModule) is type
+optimizer.step()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

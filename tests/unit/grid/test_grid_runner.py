@@ -20,7 +20,8 @@ from clframe.config.grid import GridSpec, load_grid
 from clframe.config.load import load_run
 from clframe.errors import ClframeError, ConfigError
 from clframe.grid import runner
-from clframe.grid.engines import Resources, _shares
+from clframe.grid.cluster import _shares
+from clframe.grid.engines import Resources
 from clframe.grid.launch import Handle, Launch
 from clframe.grid.runner import run_grid, run_one
 from clframe.tracking.store import RunStore
@@ -165,9 +166,12 @@ def test_an_interrupted_grid_goes_on_where_it_was(
     assert "4 cells: 1 done, 2 to run, 1 to resume" in run.text
 
 
-def test_ray_runs_many_at_once_and_retries_what_crashes(
-    run: Run, faked: Faked, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", [None, "local"])
+def test_many_run_at_once_and_what_crashes_is_retried(
+    run: Run, faked: Faked, monkeypatch: pytest.MonkeyPatch, where: str | None
 ) -> None:
+    if where is not None:
+        monkeypatch.setenv("RAY_ADDRESS", where)
     monkeypatch.setenv("SLURM_PROCID", "3")
     modes = {"replay-s0": "fail", "fine_tune-s0": "crash once", "s1": "meet"}
     assert run(faked(**modes), workers=3) == 1
@@ -191,10 +195,13 @@ def test_what_was_given_up_is_said_at_the_end(run: Run, faked: Faked) -> None:
     assert len(re.findall(r"note: \S+: eval.mode bf16 was", " ".join(run.text.split()))) == 4
 
 
+@pytest.mark.parametrize("where", [None, "local"])
 def test_mlflow_hears_of_every_cell_of_a_parallel_grid(
-    run: Run, faked: Faked, monkeypatch: pytest.MonkeyPatch
+    run: Run, faked: Faked, monkeypatch: pytest.MonkeyPatch, where: str | None
 ) -> None:
-    """From this process, at its end at the latest: the workers know nothing of MLflow."""
+    """From this process, at its end at the latest: workers elsewhere know nothing of MLflow."""
+    if where is not None:
+        monkeypatch.setenv("RAY_ADDRESS", where)
     told: list[tuple[str, str]] = []
     store = "the store"
 
@@ -213,9 +220,7 @@ def test_mlflow_hears_of_every_cell_of_a_parallel_grid(
     import clframe.tracking.mlflow
 
     monkeypatch.setattr(clframe.tracking.mlflow, "RunUploader", Uploader)
-    monkeypatch.setattr(
-        runner, "_targets", lambda cells, *_: {c.folder: "the store" for c in cells}
-    )
+    monkeypatch.setattr(clframe.tracking.mlflow, "prepare", lambda *_: store)
     assert run(faked(**{"replay-s0": "fail"}), "track.enabled=true", workers=2) == 1
     assert sorted(told) == [
         ("split_digits-fine_tune-s0", "done"),

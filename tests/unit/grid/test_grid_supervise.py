@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from clframe.grid import supervise as module
+from clframe.grid import view
 from clframe.grid.launch import Launch
-from clframe.grid.supervise import Follower, Progress, deliver, held, owed, supervise
+from clframe.grid.supervise import Follower, Progress, held, supervise
+from clframe.grid.view import deliver, owed
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunRecord, RunStore
 
@@ -153,6 +155,11 @@ def test_progress_is_read_from_the_journal(tmp_path: Path) -> None:
     assert follow() == (tmp_path.name, 8, 40)
 
 
+def store() -> Any:
+    """Stands in for MLflow's store."""
+    return "a store"
+
+
 class Uploader:
     """Stands in for MLflow's; says what it was told."""
 
@@ -192,15 +199,17 @@ def test_mlflow_hears_how_it_ended(
     cell: Cell, faked: Faked, uploader: type[Uploader], mode: str, ending: str
 ) -> None:
     folder = cell()
-    supervise(folder, object(), launch=faked(one=mode))  # type: ignore[arg-type]
+    supervise(folder, store, launch=faked(one=mode))
     assert uploader.told[-1] == ("one", ending) and not owed(folder)
 
 
 def test_pushes_happen_while_the_cell_runs(
     cell: Cell, faked: Faked, uploader: type[Uploader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PUSH", 0.1)
-    supervise(cell(), object(), launch=faked(one="slow"))  # type: ignore[arg-type]
+    monkeypatch.setattr(view, "PUSH", 0.1)
+    folder = cell()
+    RunStore(folder).journal_path.touch()  # the cell has begun
+    supervise(folder, store, launch=faked(one="slow"))
     assert uploader.told.count(("one", "push")) >= 2
 
 
@@ -214,13 +223,13 @@ def test_trouble_with_mlflow_never_fails_a_cell(
     answer: bool | Exception,
 ) -> None:
     monkeypatch.setattr(uploader, "answer", answer)
-    monkeypatch.setattr(module, "PUSH", 0.0)
+    monkeypatch.setattr(view, "PUSH", 0.0)
     folder = cell()
     with caplog.at_level(logging.WARNING):
-        assert supervise(folder, object(), launch=faked()).status == "done"  # type: ignore[arg-type]
+        assert supervise(folder, store, launch=faked()).status == "done"
     assert owed(folder) and ("broken" in caplog.text) == isinstance(answer, Exception)
     monkeypatch.setattr(uploader, "answer", True)
-    assert deliver(folder, object()) and not owed(folder)  # type: ignore[arg-type]
+    assert deliver(folder, store) and not owed(folder)
 
 
 def test_nothing_is_owed_when_nothing_is_tracked(cell: Cell, faked: Faked) -> None:
