@@ -176,6 +176,7 @@ CASES: dict[str, tuple[Case, str]] = {
     ),
     "fewer": (fewer, "what fewer samples or fewer evaluations do to min-ACC (no goal)"),
     "grid": (wall.grid, "two cells on two cores: wall <= 1.1 of two bare loops side by side"),
+    "ranks": (wall.ranks, "evaluation on two idle cores by two ranks: >= 1.7 times that of one"),
     "startup": (wall.startup, "clframe list: <= 0.3 s; clframe run, to the first update: <= 6 s"),
     "stream": (wall.stream, "an experience of a stream of 1,000 over one of 100: flat, so about 1"),
 }

@@ -41,6 +41,33 @@ def grid(options: Options) -> list[Finding]:
     ]
 
 
+def ranks(options: Options) -> list[Finding]:
+    """Evaluation by two ranks over evaluation by one, in wall time of the evaluator itself."""
+    work = options.work(iters=100)
+    evaluated, all_of_it = [], []
+    for r in range(options.rounds):
+        order = (1, 2) if r % 2 == 0 else (2, 1)
+        took = {n: _seconds(work, f"devices={n}") for n in order}
+        for n in order:
+            print(json.dumps({"contender": f"{n} ranks"} | took[n]), flush=True)
+        evaluated.append(took[1]["evaluate"] / took[2]["evaluate"])
+        all_of_it.append(took[1]["total"] / took[2]["total"])
+    return [
+        Finding("evaluation's wall time, 1 rank / 2 ranks", evaluated, 1.7, at_least=True),
+        Finding("the whole run's, start-up included, 1 rank / 2 ranks", all_of_it),
+    ]
+
+
+def _seconds(work: Work, *more: str) -> dict[str, float]:
+    """Where the seconds of a run went, by its own record."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        clframe(["run", *words(work), *more, "track.enabled=false"], home)
+        (record,) = home.glob("runs/solo/*/record.json")
+        seconds: dict[str, float] = json.loads(record.read_text())["seconds"]
+        return seconds
+
+
 def bare_loops(work: Work) -> tuple[float, float]:
     """Seconds from their start to the end of the last, and from the first update on."""
     begin = time.time()

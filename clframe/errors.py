@@ -26,6 +26,10 @@ class TrainingError(RuntimeError):
     """A run that cannot go on, such as one whose loss is no longer finite."""
 
 
+class PeersLost(TrainingError):
+    """A rank that waited in vain for the others."""
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest of `known`, or nothing when none is close."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)

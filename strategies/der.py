@@ -16,7 +16,7 @@ from clframe.api import (
     ReplayBuffer,
     Strategy,
     cross_entropy,
-    gather,
+    global_size,
     mean_squared_error,
 )
 
@@ -46,7 +46,7 @@ class Der(Strategy):
         logits = self.net(self.augment(batch.x))
         self._recorded = self._open(logits.detach())
         terms = {"new": cross_entropy(logits, batch.y)}
-        old = self.memory.sample(self.replay_size or len(gather(batch.y)), batch.x.device)
+        old = self.memory.sample(self.replay_size or global_size(batch.y), batch.x.device)
         if old is not None:
             now = self._open(self.net(self.augment(old["x"])))
             terms["distil"] = self.alpha * mean_squared_error(now, old["logits"])

@@ -16,7 +16,7 @@ from clframe.api import (
     ReplayBuffer,
     Strategy,
     cross_entropy,
-    gather,
+    global_size,
     mean_squared_error,
 )
 
@@ -53,7 +53,7 @@ class Derpp(Strategy):
         logits = self.net(self.augment(batch.x))
         self._recorded = self._open(logits.detach())
         terms = {"new": cross_entropy(logits, batch.y)}
-        size = self.replay_size or len(gather(batch.y))
+        size = self.replay_size or global_size(batch.y)
         first = self.memory.sample(size, batch.x.device)
         second = self.memory.sample(size, batch.x.device)
         if first is not None and second is not None:

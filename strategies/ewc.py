@@ -25,7 +25,9 @@ from clframe.api import (
     cross_entropy,
     evaluating,
     frozen_state,
+    part,
     shared_rng,
+    total,
 )
 
 ROOM = 2**24  # floats that the per-sample gradients of one chunk may take
@@ -99,34 +101,35 @@ class Ewc(Strategy):
     def end(self, exp: Experience) -> None:
         squares = self.estimate(exp.train)
         rows = zip(self.precision, self.centre, squares, self._weights().values(), strict=True)
-        for total, centre, new, weight in rows:
+        for fisher, centre, new, weight in rows:
             if self.mode == "online":
-                total.mul_(self.gamma).add_(new)
+                fisher.mul_(self.gamma).add_(new)
                 centre.copy_(weight)
                 continue
             gap = weight - centre
-            pull = torch.where(new > 0, new / (total + new), 0.0)
-            self.constant += torch.sum(total * pull * gap.square())
+            pull = torch.where(new > 0, new / (fisher + new), 0.0)
+            self.constant += torch.sum(fisher * pull * gap.square())
             centre.addcmul_(pull, gap)
-            total.add_(new)
+            fisher.add_(new)
 
     def estimate(self, data: Samples) -> list[Tensor]:
         """The diagonal of the Fisher matrix on `data`, one tensor for each weight of the net."""
         index = torch.randperm(len(data), generator=shared_rng("fisher"))[: self.fisher_samples]
+        lots = torch.rand(len(index), generator=shared_rng("fisher"), dtype=torch.float64)
         chunk = max(1, ROOM // sum(p.numel() for p in self._weights().values()))
         weights = {name: p.detach() for name, p in self._weights().items()}
         squares = [torch.zeros_like(p) for p in weights.values()]
-        g = shared_rng("fisher")
+        share = part(len(index))  # each rank sees its own samples
         with frozen_state(self.net), evaluating(self.net):
-            for part in torch.split(index.to(data.y.device), chunk):
-                batch = data.take(part)
+            for rows, lot in zip(index[share].split(chunk), lots[share].split(chunk), strict=True):
+                batch = data.take(rows.to(data.y.device))
                 x, y = batch.x.to(self.constant.device), batch.y.to(self.constant.device)
                 if self.fisher == "sampled":
-                    chances = torch.softmax(self.net(x), 1).cpu()
-                    y = torch.multinomial(chances, 1, generator=g).flatten().to(y)
-                for total, row in zip(squares, self._gradients(weights, x, y), strict=True):
-                    total += row.square().sum(0)
-        return [total / max(1, len(index)) for total in squares]
+                    below = torch.softmax(self.net(x), 1).double().cpu().cumsum(1)
+                    y = (below < lot[:, None]).sum(1).clamp(max=below.shape[1] - 1).to(y)
+                for square, row in zip(squares, self._gradients(weights, x, y), strict=True):
+                    square += row.square().sum(0)
+        return [total(square) / max(1, len(index)) for square in squares]
 
     def _gradients(self, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
         """Of log p(y|x) with respect to each weight, sample by sample: [n, ...] each."""

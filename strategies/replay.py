@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clframe.api import Batch, ConfigError, ReplayBuffer, Strategy, cross_entropy, gather
+from clframe.api import Batch, ConfigError, ReplayBuffer, Strategy, cross_entropy, global_size
 
 
 class Replay(Strategy):
@@ -45,7 +45,7 @@ class Replay(Strategy):
         self.memory = ReplayBuffer(capacity, policy=policy)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        incoming = len(gather(batch.y))
+        incoming = global_size(batch.y)
         drawn = min(self.replay_size or incoming, len(self.memory))
         x = self.augment(batch.x)
         old = self.memory.sample(drawn, batch.x.device)

@@ -14,7 +14,7 @@ STRATEGY = Template(
 
 from torch import Tensor
 
-from clframe.api import Batch, ReplayBuffer, Strategy, cross_entropy
+from clframe.api import Batch, ReplayBuffer, Strategy, cross_entropy, global_size
 
 
 class $symbol(Strategy):
@@ -31,7 +31,7 @@ class $symbol(Strategy):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         terms = {"new": cross_entropy(self.net(self.augment(batch.x)), batch.y)}
-        old = self.memory.sample(len(batch.y), batch.x.device)
+        old = self.memory.sample(global_size(batch.y), batch.x.device)
         if old is not None:
             logits = self.net(self.augment(old["x"]))
             terms["memory"] = self.weight * cross_entropy(logits, old["y"])

@@ -19,7 +19,10 @@ from clframe.registry import shown, split_chain
 
 SCHEMA = 1  # raise it when a default in the schema changes: old runs are then no longer the same
 UNNORMED = ("mlp", "cnn", "lenet")  # networks without batch norm
-SILENT = {"devices", "accelerator", "track", "checkpoint", "tune", "data", "options", "requests"}
+SILENT = {
+    *("devices", "num_nodes", "timeout", "memory", "accelerator", "track", "checkpoint", "tune"),
+    *("data", "options", "requests"),
+}
 
 
 def run_id(cfg: RunConfig) -> str:
@@ -36,11 +39,11 @@ def identity(cfg: RunConfig) -> dict[str, Any]:
     Where data lies counts only for a scenario that cannot do without being told.
     """
     facts = cfg.model_dump(exclude=SILENT, exclude_defaults=True)
-    _drop(facts, "mode")  # another way to the same counts
+    _drop(facts, "eval", "mode")  # another way to the same counts
+    _drop(facts, "net", "batch_norm")
     facts["schema"] = SCHEMA
     facts["plugins"] = {k: [_facts(c) for c in resolve_options(cfg, k)] for k in KINDS}
-    if cfg.devices > 1 and cfg.accelerator != "gpu" and cfg.net.name not in UNNORMED:
-        facts["local_batch_norm"] = cfg.devices  # not synchronised there: each rank its own
+    facts |= _local_norms(cfg)
     requests = cfg.request_list()
     if requests is not None:
         facts["requests"] = [r.model_dump(exclude_defaults=True) for r in requests]
@@ -60,15 +63,23 @@ def reference_key(cfg: RunConfig) -> str:
     facts["options"] = cfg.options.get(cfg.scenario.rpartition(":")[2], {})
     facts["requests"] = [r.model_dump(exclude_defaults=True) for r in cfg.request_list() or []]
     facts["root"] = cfg.data.root
-    _drop(facts, "rho", "dense", "subset", "budget", "diagnostics", "chunk", "mode")
+    _drop(facts, "net", "batch_norm")
+    facts |= _local_norms(cfg)
+    _drop(facts, "eval", "rho", "dense", "subset", "budget", "diagnostics", "chunk", "mode")
     return json.dumps({k: v for k, v in facts.items() if v}, sort_keys=True, default=str)
 
 
-def _drop(facts: dict[str, Any], *keys: str) -> None:
-    """Leave `keys` of evaluation out of `facts`, and evaluation itself when nothing is left."""
-    kept = {k: v for k, v in facts.pop("eval", {}).items() if k not in keys}
+def _local_norms(cfg: RunConfig) -> dict[str, int]:
+    """The number of ranks, where each of them normalises by its own rows alone."""
+    local = cfg.world > 1 and cfg.net.batch_norm == "local" and cfg.net.name not in UNNORMED
+    return {"local_batch_norm": cfg.world} if local else {}
+
+
+def _drop(facts: dict[str, Any], part: str, *keys: str) -> None:
+    """Leave `keys` of a part of the configuration out, and the part itself when nothing is left."""
+    kept = {k: v for k, v in facts.pop(part, {}).items() if k not in keys}
     if kept:
-        facts["eval"] = kept
+        facts[part] = kept
 
 
 def resolved(cfg: RunConfig) -> RunConfig:

@@ -98,6 +98,7 @@ class Net(Part):
     head: Literal["linear", "cosine"] = "linear"
     growing: bool = False
     freeze: bool = False
+    batch_norm: Literal["sync", "local"] = "sync"
     augment: bool = False
     args: dict[str, Any] = {}
 
@@ -189,6 +190,9 @@ class RunConfig(Part):
     epochs: Some = 1
     batch_size: Some = 32
     devices: Some = 1
+    num_nodes: Some = 1
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    memory: Literal["replicated", "sharded"] = "replicated"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Annotated[Literal["32", "bf16", "16", "64"], BeforeValidator(_precision)] = "32"
     clip: Annotated[float, Field(gt=0)] | None = None
@@ -215,11 +219,16 @@ class RunConfig(Part):
             )
         if self.precision == "16" and self.accelerator == "cpu":
             raise _refuse("precision", "16", "it needs a GPU; set precision=bf16 or precision=32")
-        if self.batch_size < self.devices:
-            raise _refuse(
-                "batch_size", self.batch_size, "all devices share it; raise it to at least devices"
-            )
+        if self.batch_size < self.world:
+            devices = "devices" if self.num_nodes == 1 else "devices x num_nodes"
+            message = f"all devices share it; raise it to at least {devices}"
+            raise _refuse("batch_size", self.batch_size, message)
         return self
+
+    @property
+    def world(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.num_nodes
 
     def request_list(self) -> list[Request] | None:
         """`requests` in its long form, whichever way it was written: F0 forgets task 0."""

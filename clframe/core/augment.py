@@ -23,7 +23,7 @@ class CropFlip(nn.Module):
         if not self.training:
             return x
         n, channels, height, width = x.shape
-        counts = dist.sizes(n, x.device)
+        counts = dist.sizes(x)
         start = sum(counts[: dist.rank()])
         draws = torch.rand(sum(counts), 3, generator=shared_rng("augment"))
         top, left, mirror = draws[start : start + n].to(x.device, non_blocking=True).unbind(1)

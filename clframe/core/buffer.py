@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from clframe.core import dist
+from clframe.core import dist, shards
 from clframe.core.rng import shared_rng
 from clframe.errors import ConfigError
 
@@ -38,12 +38,14 @@ class ReplayBuffer(nn.Module):
     `policy` is "reservoir" (every sample ever offered stays with equal probability) or
     "class_balanced" (CBRS; Chrysakis and Moens, 2020: the largest class gives way). An update
     costs O(batch). Columns keep the dtype they are offered in, so pixels stay uint8.
-    `weigh(buffer)` -> [len(buffer)] weights biases sampling; None is uniform.
+    `weigh(buffer)` -> [len(buffer)] weights biases sampling; None is uniform. Every rank has all
+    rows, or, if `sharded`, its share of them: the same draws, sent around when they are made.
 
     Raises ConfigError for a capacity below 1 or an unknown policy.
     """
 
     weigh: Callable[[ReplayBuffer], Tensor] | None = None
+    sharded = False
 
     def __init__(self, capacity: int, *, policy: str = "reservoir") -> None:
         super().__init__()
@@ -63,24 +65,30 @@ class ReplayBuffer(nn.Module):
         return self.filled
 
     def column(self, name: str) -> Tensor:
-        """The stored rows of one column, [len(self), ...]."""
-        return self._store(name)[: self.filled]
+        """The stored rows of one column, [len(self), ...]; where sharded, ask on every rank."""
+        stored = self._store(name)
+        return shards.whole(stored, self.filled) if self.split else stored[: self.filled]
+
+    @property
+    def split(self) -> bool:
+        """Whether a rank has but its share of the rows."""
+        return self.sharded and dist.world() > 1
 
     def _store(self, name: str) -> Tensor:
         return cast(Tensor, self._buffers[f"column_{name}"])
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that the preallocated columns take."""
+        """Bytes that the preallocated columns take in this process."""
         return sum(t.numel() * t.element_size() for t in map(self._store, self._columns))
 
     @torch.no_grad()
     def add(self, **columns: Tensor) -> None:
         """Offer a batch ([n, ...] per column); rows of all ranks are offered in global order."""
-        rows = {k: dist.gather(v.detach()) for k, v in columns.items()}
+        rows = dist.gather_all({k: v.detach() for k, v in columns.items()})
         if not self._columns:
             for name, value in rows.items():
-                self._allocate(name, value.new_zeros((self.capacity, *value.shape[1:])))
+                self._allocate(name, value)
         assert set(rows) == set(self._columns), f"{sorted(rows)} offered, has {self._columns}"
         n = len(next(iter(rows.values())))
         draws = torch.rand(n, 2, dtype=torch.float64, generator=shared_rng("memory/add")).numpy()
@@ -91,13 +99,18 @@ class ReplayBuffer(nn.Module):
         if taken:  # a later row of the batch may have overwritten an earlier one: one row per slot
             slots = torch.tensor(list(taken))
             source = torch.tensor(list(taken.values()))
+            if self.split:
+                here = shards.mine(slots)
+                slots, source = slots[here] // dist.world(), source[here]
             for name, value in rows.items():
                 store = self._store(name)
                 kept = value.index_select(0, _there(source, value)).to(store.device)
                 store.index_copy_(0, _there(slots, store), kept)
 
-    def _allocate(self, name: str, values: Tensor) -> None:
-        self.register_buffer(f"column_{name}", values)
+    def _allocate(self, name: str, like: Tensor) -> None:
+        """Room for a column whose rows are as those of `like`."""
+        room = shards.size(self.capacity) if self.split else self.capacity
+        self.register_buffer(f"column_{name}", like.new_zeros((room, *like.shape[1:])))
         self._columns.append(name)
 
     def _reservoir(self, draws: npt.NDArray[np.float64]) -> dict[int, int]:
@@ -150,12 +163,14 @@ class ReplayBuffer(nn.Module):
             index = torch.randperm(self.filled, generator=g)[:n]
         else:
             index = torch.multinomial(self.weigh(self).cpu().double(), n, generator=g)
-        index = index[dist.part(n)]
-        out = {}
-        for name in self._columns:
-            store = self._store(name)
-            rows = store.index_select(0, _there(index, store))
-            out[name] = rows if device is None else rows.to(device)
+        stores, share = {k: self._store(k) for k in self._columns}, dist.part(n)
+        if self.split:
+            out = {k: v[share] for k, v in shards.fetch(stores, index).items()}
+        else:
+            index = index[share]
+            out = {k: v.index_select(0, _there(index, v)) for k, v in stores.items()}
+        out = out if device is None else {k: v.to(device) for k, v in out.items()}
+        dist.know(n, out.values())
         return out
 
     @torch.no_grad()
@@ -170,9 +185,11 @@ class ReplayBuffer(nn.Module):
         keep = torch.nonzero(~torch.isin(uid, uids.to(uid.device))).flatten()
         dropped = self.filled - len(keep)
         for name in self._columns:
-            store = self._store(name)
-            store[: len(keep)] = store[: self.filled].index_select(0, keep)
-            store[len(keep) : self.filled] = 0  # forgotten pixels leave the checkpoint too
+            kept, store = self.column(name).index_select(0, keep), self._store(name)
+            if self.split:
+                kept = shards.own(kept)
+            store[: len(kept)] = kept
+            store[len(kept) :] = 0  # forgotten pixels leave the checkpoint too
         self._forget_members({old: new for new, old in enumerate(keep.tolist())})
         self.offered = round(self.offered * len(keep) / self.filled)
         self.filled = len(keep)
@@ -202,14 +219,23 @@ class ReplayBuffer(nn.Module):
         self._members = {k: list(v) for k, v in state["members"].items()}
         self._offers, self._full = dict(state["offers"]), set(state["full"])
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """On rank 0 all rows, sharded or not; so every rank must take part."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self._columns if self.split else ():
+            stored = shards.for_checkpoint(self._store(name), self.capacity)
+            destination[f"{prefix}column_{name}"] = stored
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         extra = state_dict.get(f"{prefix}_extra_state")
         for name in extra["columns"] if extra else ():
+            key = f"{prefix}column_{name}"
             if name not in self._columns:
-                saved = state_dict[f"{prefix}column_{name}"]
-                self._allocate(name, saved.new_empty((self.capacity, *saved.shape[1:])))
+                self._allocate(name, state_dict[key])
+            if self.split:
+                state_dict[key] = shards.own(state_dict[key])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
+
+from clframe.errors import PeersLost
+
+T = TypeVar("T")
+_known: dict[int, tuple[Tensor, int]] = {}  # by identity: whose rows these are is not to be seen
 
 
 def world() -> int:
@@ -17,6 +24,31 @@ def world() -> int:
 def rank() -> int:
     """This process's number, from 0."""
     return td.get_rank() if td.is_available() and td.is_initialized() else 0
+
+
+def _meet(operation: Callable[..., Any], *arguments: Any) -> None:
+    """Do something together. Raises PeersLost where the others do not come."""
+    try:
+        operation(*arguments)
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise PeersLost((str(error).splitlines() or [""])[0]) from error
+
+
+def lost(error: BaseException) -> bool:
+    """Whether `error` says that other ranks have gone, or never came."""
+    said = str(error).lower()  # gloo's errors have no type of their own
+    return isinstance(error, PeersLost | td.DistError) or (
+        isinstance(error, RuntimeError)
+        and any(word in said for word in ("gloo", "timed out", "connection"))
+    )
+
+
+def leave() -> None:
+    """Part from the other ranks; nothing, where there are none."""
+    if td.is_available() and td.is_initialized():
+        td.destroy_process_group()
 
 
 def part(n: int) -> slice:
@@ -33,24 +65,82 @@ def total(values: Tensor) -> Tensor:
     if world() == 1:
         return values
     values = values.clone()
-    td.all_reduce(values)
+    _meet(td.all_reduce, values)
     return values
 
 
-def sizes(n: int, device: torch.device) -> list[int]:
-    """The local row counts of all ranks, in rank order."""
+def know(n: int, shares: Iterable[Tensor], *, anew: bool = False) -> None:
+    """Note that these tensors are this rank's `part` of `n` rows, so that nobody has to ask.
+
+    Say it on every rank alike. With `anew`, what was noted before is forgotten.
+    """
     if world() == 1:
-        return [n]
-    out = torch.empty(world(), dtype=torch.long, device=device)
-    td.all_gather_into_tensor(out, torch.tensor([n], device=device))
+        return
+    if anew:
+        _known.clear()
+    _known.update({id(rows): (rows, n) for rows in shares})
+
+
+def sizes(*columns: Tensor) -> list[int]:
+    """The row counts of all ranks, in rank order; of several columns with equally many rows."""
+    first = columns[0]
+    if world() == 1:
+        return [len(first)]
+    for rows in columns:
+        if id(rows) in _known:
+            size, extra = divmod(_known[id(rows)][1], world())
+            return [size + (r < extra) for r in range(world())]
+    out = torch.empty(world(), dtype=torch.long, device=first.device)
+    _meet(td.all_gather_into_tensor, out, torch.tensor([len(first)], device=first.device))
     return [int(v) for v in out.tolist()]
+
+
+def global_size(rows: Tensor) -> int:
+    """How many rows all ranks have together."""
+    return sum(sizes(rows))
+
+
+def gather_all(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`gather` of columns with equally many rows each, as one message."""
+    if world() == 1:
+        return dict(columns)
+    widths = {k: math.prod(v.shape[1:]) for k, v in columns.items()}
+    flat = [v.reshape(len(v), widths[k]).contiguous() for k, v in columns.items()]
+    counts = sizes(*columns.values())
+    packed = _gather(torch.cat([v.view(torch.uint8) for v in flat], 1), counts)
+    parts = packed.split([v.shape[1] * v.element_size() for v in flat], 1)
+    return {
+        k: piece.clone(memory_format=torch.contiguous_format)
+        .view(v.dtype)
+        .view(len(packed), *v.shape[1:])
+        for (k, v), piece in zip(columns.items(), parts, strict=True)
+    }
+
+
+def agreed(thing: T) -> T:
+    """What rank 0 has, on every rank."""
+    if world() == 1:
+        return thing
+    box = [thing]
+    _meet(td.broadcast_object_list, box)
+    return box[0]
+
+
+def everyones(thing: T) -> list[T]:
+    """What each rank has, in rank order."""
+    out: list[Any] = [thing]
+    if world() > 1:
+        out = [None] * world()
+        _meet(td.all_gather_object, out, thing)
+    return out
 
 
 def gather(rows: Tensor) -> Tensor:
     """The rows of all ranks, in the order of the global batch: [n, ...] -> [sum of n, ...]."""
-    if world() == 1:
-        return rows
-    counts = sizes(len(rows), rows.device)
+    return rows if world() == 1 else _gather(rows, sizes(rows))
+
+
+def _gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
     widest = max(counts)
     if not widest:
         return rows
@@ -58,19 +148,21 @@ def gather(rows: Tensor) -> Tensor:
     padded[: len(rows)] = rows
     flat = padded.view(torch.uint8) if padded.dtype == torch.bool else padded
     out = flat.new_empty((world() * widest, *flat.shape[1:]))
-    td.all_gather_into_tensor(out, flat.contiguous())
+    _meet(td.all_gather_into_tensor, out, flat.contiguous())
     parts = out.view(padded.dtype).split(widest)
     return torch.cat([p[:c] for p, c in zip(parts, counts, strict=True)])
 
 
-def mean(values: Tensor) -> Tensor:
-    """Mean of per-sample values over the global batch.
+def mean(values: Tensor, of: Tensor | None = None) -> Tensor:
+    """Mean of per-sample values over the global batch; `of`: the rows that they belong to.
 
     Scaled so that averaging the ranks' gradients gives the gradient of the global mean, also when
     ranks hold different numbers of rows. Zero for an empty batch.
     """
     if world() == 1:
         return values.mean() if len(values) else values.sum()
+    if of is not None and id(of) in _known:
+        return values.sum() * (world() / max(_known[id(of)][1], 1))
     count = total(torch.tensor(float(len(values)), device=values.device))
     return values.sum() * (world() / count.clamp(min=1))
 
@@ -81,7 +173,7 @@ def average_gradients(grads: Iterable[Tensor]) -> None:
     if world() == 1 or not tensors:
         return
     flat = torch.cat([g.reshape(-1) for g in tensors])
-    td.all_reduce(flat)
+    _meet(td.all_reduce, flat)
     flat /= world()
     for g, piece in zip(tensors, flat.split([g.numel() for g in tensors]), strict=True):
         g.copy_(piece.view_as(g))

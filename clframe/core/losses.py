@@ -13,12 +13,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy; logits [n, C], y [n] int64."""
     if dist.world() == 1 and len(y):
         return F.cross_entropy(logits, y)  # four fewer nodes in the graph
-    return dist.mean(F.cross_entropy(logits, y, reduction="none"))
+    return dist.mean(F.cross_entropy(logits, y, reduction="none"), y)
 
 
 def mean_squared_error(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over all n x C entries, as in the code of DER (the paper writes a squared norm)."""
-    return dist.mean(F.mse_loss(logits, target, reduction="none").mean(1))
+    return dist.mean(F.mse_loss(logits, target, reduction="none").mean(1), target)
 
 
 def distillation(logits: Tensor, target: Tensor, temperature: float = 2.0) -> Tensor:

@@ -17,8 +17,10 @@ from clframe.config.schema import Net as NetConfig
 from clframe.config.schema import RunConfig
 from clframe.core.augment import standard_augmentation
 from clframe.core.backbones import BACKBONES
+from clframe.core.buffer import ReplayBuffer
 from clframe.core.experience import Stream
 from clframe.core.net import Net, evaluating, frozen_state
+from clframe.core.norms import synchronise
 from clframe.core.rng import clock
 from clframe.core.strategy import Strategy, StreamInfo
 from clframe.data.stream import build_stream, splice
@@ -90,6 +92,8 @@ def make_strategy(cfg: RunConfig, info: StreamInfo, mean: Any, std: Any) -> Stra
     """
     clock.set(cfg.seed, 0, "build")
     net = make_net(cfg.net, info, mean, std)
+    if cfg.world > 1 and cfg.net.batch_norm == "sync":
+        synchronise(net)
     built: Any = None
     for choice in reversed(resolve_options(cfg, "strategy")):
         choice.plugin.check_call(choice.options)
@@ -101,6 +105,9 @@ def make_strategy(cfg: RunConfig, info: StreamInfo, mean: Any, std: Any) -> Stra
             f"strategy: {cfg.strategy!r} is a {type(built).__name__}, not a clframe Strategy; "
             "derive its class from clframe.api.Strategy."
         )
+    for memory in built.modules():
+        if isinstance(memory, ReplayBuffer):
+            memory.sharded = cfg.memory == "sharded"
     built.attach(net, info)
     return built.double() if cfg.precision == "64" else built
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -36,15 +36,26 @@ class _Name:
 
 def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
     """Leave what torch and Lightning mark as not to be compiled alone: nobody compiles it."""
-    if getattr(function, "__module__", "").partition(".")[0] in ("torch", "lightning"):
+    package = (getattr(function, "__module__", None) or "").partition(".")[0]
+    if package in ("torch", "lightning"):
         return function
     return _Name("torch._dynamo", "disable")(function, *args, **options)
+
+
+class _Utils:
+    """What DDP asks the compiler's utilities, and, for any other question, those themselves."""
+
+    def get_optimize_ddp_mode(self) -> str:
+        return "ddp_optimizer"  # unless it has been set, by which the compiler is there
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch._dynamo.utils"), name)
 
 
 # Avalanche imports the first four, to log, to download and for one of its methods. torchmetrics
 # imports the fifth only to give it back a name that it used to have. The last two are torch's
 # compiler, a second and 80 MB that every optimizer wants just to say that it is not to be compiled.
-DEFERRED: dict[str, dict[str, Callable[..., Any]]] = {
+DEFERRED: dict[str, dict[str, Any]] = {
     "wandb": {},
     "gdown": {},
     "qpsolvers": {},
@@ -56,6 +67,7 @@ DEFERRED: dict[str, dict[str, Callable[..., Any]]] = {
     "torch._dynamo": {
         "OptimizedModule": _Name("torch._dynamo", "OptimizedModule"),
         "disable": _disable,
+        "utils": _Utils(),
         "graph_break": lambda *_, **__: None,  # where nothing is compiled it does nothing
     },
 }

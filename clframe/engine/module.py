@@ -105,9 +105,6 @@ class ContinualModule(LightningModule):
         return batch
 
     def on_train_start(self) -> None:
-        net = self.strategy.net
-        if net.frozen:  # a fit with synchronised norms has left others in their place, in training
-            net.backbone.eval()
         self.observer.start(self, fresh=not self._resumed)
 
     def on_train_epoch_start(self) -> None:
@@ -142,6 +139,7 @@ class ContinualModule(LightningModule):
         at.local += 1
         last = at.local == self.num_updates
         clock.set(self.seed, at.iteration)
+        dist.know(self.loader.rows(at.batch), batch, anew=True)
         self.observer.before_update(at.local, last)
         if learn:
             strategy.before_step(batch)

@@ -58,9 +58,9 @@ def hollow(facts: dict[str, Any]) -> list[Experience]:
     ]
 
 
-def save(path: Path, *, position: Position, strategy: Strategy, **rest: Any) -> None:
+def save(path: Path, *, position: Position, strategy: dict[str, Any], **rest: Any) -> None:
     """Write a checkpoint in one atomic step; tensors and plain values only."""
-    state = {"version": VERSION, "position": asdict(position), "strategy": strategy.state_dict()}
+    state = {"version": VERSION, "position": asdict(position), "strategy": strategy}
     draft = path.with_suffix(".tmp")
     with open(draft, "wb") as file:
         torch.save(state | rest, file)

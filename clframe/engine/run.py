@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import traceback
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
+from clframe import ranks
 from clframe.config.identity import from_yaml
+from clframe.core import dist
 from clframe.engine.results import finish
 from clframe.engine.session import Run
 from clframe.errors import ClframeError
@@ -22,9 +23,9 @@ def run_cell(folder: Path) -> int:
     Everything it finds out goes to the folder; what goes wrong, to the record and the log.
     """
     store = RunStore(folder)
-    main = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    main = ranks.rank() == 0
     _quieten()
-    begun = False
+    begun, run = False, None
     with store.heartbeat() if main else nullcontext():
         try:
             if main:
@@ -35,20 +36,38 @@ def run_cell(folder: Path) -> int:
             run.all()
             if main:
                 finish(store, run.stream, run.strategy.reference)
+            dist.leave()  # not after a failure: to part from others who wait may take for ever
             return 0
         except ClframeError as error:
-            return _failed(store, main, str(error), 1 if begun else 2)
+            return _failed(store, str(error), 1 if begun else 2)
         except Exception as error:
-            return _failed(store, main, f"{type(error).__name__}: {error}", 1)
+            if dist.lost(error):
+                return _failed(store, _waited(error, run), ranks.LOST)
+            return _failed(store, f"{type(error).__name__}: {error}", 1)
 
 
-def _failed(store: RunStore, main: bool, message: str, code: int) -> int:
+def _failed(store: RunStore, message: str, code: int) -> int:
     traceback.print_exc()
-    if main:
+    if dist.world() > 1 or ranks.rank():
+        store.note(ranks.rank(), message, lost=code == ranks.LOST)
+    if ranks.rank() == 0:
         store.update_record(status="failed", error=message)
         if code == 2:
             store.refusal_path.write_text(message)
     return code
+
+
+def _waited(error: Exception, run: Run | None) -> str:
+    """Which rank waited for the others, when, and in which line of ours or of the strategy's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if "site-packages" not in f.filename]
+    places = [f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in ours[-3:]]
+    when = f"at iteration {run.position.iteration}" if run is not None else "at the start"
+    said = str(error).strip().splitlines()
+    return (
+        f"rank {ranks.rank()} waited in vain for the other ranks {when}, in {' > '.join(places)}: "
+        f"{said[0] if said else type(error).__name__}"
+    )
 
 
 def _quieten() -> None:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from clframe.config.schema import RunConfig
-from clframe.core import dist
 from clframe.core.experience import Experience
 from clframe.core.rng import clock
-from clframe.engine import resume
+from clframe.engine import agreement, resume
 from clframe.engine.build import (
     assemble,
     channels_last,
@@ -26,7 +25,6 @@ from clframe.engine.feed import Feed
 from clframe.engine.module import ContinualModule, Position
 from clframe.engine.optim import Schedule, build_optimizer
 from clframe.engine.trainer import ReusedTrainer
-from clframe.errors import TrainingError
 from clframe.evaluation.counter import Plan
 from clframe.evaluation.evaluator import ContinualEvaluator
 from clframe.tracking.journal import Journal
@@ -58,9 +56,9 @@ class Run:
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.stream = make_stream(cfg)
         self.strategy = assemble(cfg, self.stream)
+        self.trainer = ReusedTrainer(cfg)
         self.facts = resume.outline(self.stream)
         self.feed = Feed(cfg, self.stream, self.strategy, self.device)
-        self.trainer = ReusedTrainer(cfg)
         self.position = Position()
         self.prepared = -1
         self.evaluator: ContinualEvaluator | None = None
@@ -115,6 +113,8 @@ class Run:
     def _experience(self, exp: Experience) -> None:
         at, cfg = self.position, self.cfg
         self.exp = exp
+        if cfg.world > 1:  # between fits Lightning moves it to the CPU, where NCCL cannot follow
+            self.strategy.to(self.device)
         if self.prepared < exp.index:
             at.start = at.iteration
             if exp.kind == "learn":
@@ -136,16 +136,11 @@ class Run:
             make_optimizer=self._optimizer,
             schedule=Schedule(cfg.optim),
             clip=cfg.clip,
-            average_norms=cfg.devices > 1 and self.device.type == "cpu",
+            average_norms=cfg.world > 1 and cfg.net.batch_norm == "local",
         )
         trainer = self.trainer.renewed(max(1, epochs - at.epoch))
         module.plugin = trainer.precision_plugin
         if module.num_updates == 0:
-            if cfg.devices > 1 and dist.world() == 1:
-                raise TrainingError(
-                    f"experience {exp.index} has no update to make, and it comes first: the ranks "
-                    "meet at the first update. Use devices=1."
-                )
             module.to(self.device)
             self.start(module, fresh=True)
             self.finish(module)
@@ -175,6 +170,7 @@ class Run:
         """The model is on its device: evaluate the untouched one, then begin the experience."""
         at, exp = self.position, self.exp
         if self.evaluator is None:
+            agreement.confirm(self.strategy, "at the start")
             self.evaluator = self._make_evaluator(module)
             if self.restored:
                 self.evaluator.load_state_dict(self.restored["evaluator"])
@@ -248,6 +244,7 @@ class Run:
         if changed or at.iteration == at.start:  # either counts as an update of its own
             at.iteration += 1
             changed = True
+        agreement.confirm(self.strategy, f"after experience {exp.index}")
         self.evaluator.boundary(exp, at.iteration, subset=changed or module.num_updates == 0)
         at.experience, at.epoch, at.batch, at.local = exp.index + 1, 0, 0, 0
         at.start = at.iteration
@@ -259,6 +256,7 @@ class Run:
         self.evaluator.flush()
         optimizer = module.inner
         self.optimizer_state = optimizer.state_dict() if optimizer is not None else None
+        state = self.strategy.state_dict()  # of a sharded memory, all ranks bring their rows
         if not self.main:
             return
         self.journal.sync()  # a checkpoint must not outlive the frames it counts on
@@ -266,7 +264,7 @@ class Run:
         resume.save(
             self.store.checkpoint_path,
             position=self.position,
-            strategy=self.strategy,
+            strategy=state,
             optimizer=self.optimizer_state,
             precision=module.plugin.state_dict() if module.plugin is not None else {},
             evaluator=self.evaluator.state_dict(),

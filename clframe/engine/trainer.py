@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
 from typing import Any
 
-import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
@@ -33,25 +37,27 @@ class Replicas(DDPStrategy):
 class ReusedTrainer:
     """The Trainer of a run: made once, and as good as new for each experience.
 
-    Making one costs more than a short experience does. Batch norm is synchronised where torch can
-    (on GPUs).
+    Making one costs more than a short experience does. With several ranks it returns when all of
+    them have met.
     """
 
     def __init__(self, cfg: RunConfig) -> None:
-        many = cfg.devices > 1
+        many = cfg.world > 1
         strategy: Any = "auto"
         if many:
             strategy = Replicas(
-                cluster_environment=LightningEnvironment(),
+                cluster_environment=_cluster(),
+                timeout=timedelta(seconds=cfg.timeout),
                 find_unused_parameters=True,
                 broadcast_buffers=False,
+                init_sync=False,  # ranks are equal by construction, which `agreement` confirms
             )
         self.trainer = Trainer(
             accelerator=cfg.accelerator,
             devices=cfg.devices,
+            num_nodes=cfg.num_nodes,
             strategy=strategy,
             precision=PRECISIONS[cfg.precision],
-            sync_batchnorm=many and cfg.accelerator != "cpu" and torch.cuda.is_available(),
             max_epochs=1,
             logger=False,
             enable_checkpointing=False,
@@ -60,6 +66,8 @@ class ReusedTrainer:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
+        if many:
+            self.trainer.strategy.setup_environment()
         self._precision = self.trainer.precision_plugin.state_dict()
 
     def renewed(self, epochs: int) -> Trainer:
@@ -69,3 +77,12 @@ class ReusedTrainer:
         trainer.fit_loop = type(trainer.fit_loop)(trainer, max_epochs=epochs)
         trainer.precision_plugin.load_state_dict(self._precision)  # the scale of half precision
         return trainer
+
+
+def _cluster() -> ClusterEnvironment:
+    """Who has started the ranks: torchrun, srun, or we ourselves, by LOCAL_RANK and the like."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if "SLURM_STEP_ID" in os.environ:
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from clframe.core import dist
 from clframe.core.strategy import Frozen, Strategy
 from clframe.errors import TrainingError
 from clframe.evaluation.bank import EvalBank, View
@@ -96,6 +97,7 @@ class Counter:
             raise
         except RuntimeError as error:  # a graph that cannot be recorded, a type without kernels
             problem = f"{type(error).__name__}: {error}"
+        problem = _anyones(problem)
         if problem is not None:
             self.fallback = f"eval.mode {self.plan.mode} was given up at the start: {problem}"
             self.plan = replace(self.plan, mode="plain")
@@ -103,7 +105,7 @@ class Counter:
 
     def confirm(self, upto: int, seen: int, mask: Tensor, iteration: int) -> None:
         """Raise TrainingError where the counts before `iteration` may have been wrong."""
-        if problem := self.problem(upto, seen, mask):
+        if problem := _anyones(self.problem(upto, seen, mask)):
             raise TrainingError(
                 f"eval.mode {self.plan.mode} counted wrongly before iteration {iteration}: "
                 f"{problem}. Mend {type(self.strategy).__name__}.frozen_features, or set "
@@ -119,3 +121,8 @@ class Counter:
             return "the strategy predicts in a way of its own"
         wrong = int((self(upto, seen, mask) != self.plainly(upto, seen, mask)).sum())
         return f"{wrong} counts differ from the plain forward's" if wrong else None
+
+
+def _anyones(problem: str | None) -> str | None:
+    """The first problem that any rank has: they count in one way."""
+    return next((p for p in dist.everyones(problem) if p is not None), None)

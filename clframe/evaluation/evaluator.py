@@ -194,9 +194,10 @@ class ContinualEvaluator:
         default = self.counter.plan
         self.counter.plan, self.trial = untried(default, self.mode), {}
         if self.rho or self.dense:
-            self.counter.plan, self.trial = choose(
+            found = choose(
                 self.bank, self.strategy, default, mode=self.mode, fixed=self.fixed_chunk
             )
+            self.counter.plan, self.trial = dist.agreed(found)
         self.counter.prove(upto, seen, self._masks[seen])
         self._use(self.counter.plan)
 

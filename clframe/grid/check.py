@@ -1,4 +1,4 @@
-"""Whether a plug-in keeps its promises: it trains, repeats itself bit for bit, resumes, forgets."""
+"""Whether a plug-in keeps its promises: it trains, repeats itself, resumes, spreads, forgets."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from clframe.config.load import load_run
 from clframe.config.schema import RunConfig
 from clframe.errors import PluginError, nearest
-from clframe.grid.launch import Launch, ask, environment, launcher
+from clframe.grid.differences import CLOSE, difference, distance
+from clframe.grid.launch import Launch, ask, environment
 from clframe.grid.preflight import preflight
 from clframe.grid.runner import write_config
-from clframe.grid.supervise import CellOutcome, Follower, begin, supervise
+from clframe.grid.supervise import CellOutcome, Follower, begin, launcher, supervise
 from clframe.registry import Kind, plugin_names
 from clframe.tracking.store import RunStore
 
@@ -107,6 +108,7 @@ def _findings(kind: Kind, cfg: RunConfig, folder: Path, launch: Launch | None) -
     )
     if same is None and second.status == "done":  # else no resumed run could be compared with it
         yield _resumes(cfg, folder, launch)
+    yield _same_on_two(cfg, folder, launch)
     order = cfg.model_copy(update={"requests": ORDER[kind]})
     forgets = _train(order, folder / "forgets", launch)
     yield _finding("forgets", forgets, f"requests: {ORDER[kind]}")
@@ -151,11 +153,25 @@ def _resumes(cfg: RunConfig, folder: Path, launch: Launch | None) -> Finding:
     return _finding(promise, outcome, said, found)
 
 
+def _same_on_two(cfg: RunConfig, folder: Path, launch: Launch | None) -> Finding:
+    """Train on one rank and on two, in double precision, and compare the numbers."""
+    said = f"2 ranks, float64: losses and weights within {CLOSE:g} of 1 rank's, equal traces"
+    exact = cfg.model_copy(update={"precision": "64", "accelerator": "cpu", "threads": 1})
+    for ranks, name in ((1, "one"), (2, "two")):
+        alike = exact.model_copy(update={"devices": ranks, "num_nodes": 1})
+        outcome = _train(alike, folder / name, launch)
+        if outcome.status != "done":
+            break
+    done = outcome.status == "done"
+    found = ask(distance, folder / "one", folder / "two") if done else None
+    return _finding("spreads", outcome, f"2 ranks: {found}" if found else said, found)
+
+
 def _kill_midway(cfg: RunConfig, folder: Path, launch: Launch | None) -> int | None:
     """Start the run and kill it when half is done; the update it had reached, None if it ended."""
     store, follow = RunStore(folder), Follower(folder)
     begin(store)
-    start = launch or launcher(cfg.devices)
+    start = launcher(cfg, launch)
     handle = start(folder, environment(cfg.threads), store.log_path)
     while handle.poll() is None:
         step = follow()
@@ -165,34 +181,6 @@ def _kill_midway(cfg: RunConfig, folder: Path, launch: Launch | None) -> int | N
     if store.read_record().status != "running":
         return None
     return follow().iteration
-
-
-def difference(one: Path, other: Path) -> str | None:
-    """What tells two finished runs apart, in their traces or their weights; None if nothing."""
-    from clframe import load_run as load_strategy
-
-    for name in ("trace.parquet", "boundary.parquet"):
-        if (one / name).read_bytes() != (other / name).read_bytes():
-            return f"{name} differs"
-    states = [load_strategy(folder).state_dict() for folder in (one, other)]
-    for key in states[0].keys() | states[1].keys():
-        if not _equal(states[0].get(key), states[1].get(key)):
-            return f"the state {key!r} differs"
-    return None
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Equality through and through, of state dicts whose leaves are tensors or plain values."""
-    import torch
-
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape
-        return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(one == other)
 
 
 def _mark(kept: bool) -> str:

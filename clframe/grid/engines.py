@@ -53,7 +53,8 @@ def gpu_names() -> tuple[str, ...]:
     if listing is None:
         return ()
     done = subprocess.run([listing, "--list-gpus"], capture_output=True, text=True)
-    return tuple(map(str, range(len(done.stdout.splitlines())))) if not done.returncode else ()
+    count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    return tuple(map(str, range(count))) if not done.returncode else ()
 
 
 class Engine(Protocol):

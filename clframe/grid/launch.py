@@ -54,13 +54,8 @@ def environment(threads: int, given: Mapping[str, str] | None = None) -> dict[st
     return clean | counts | settings | {"PYTHONUNBUFFERED": "1"}
 
 
-def launcher(devices: int) -> Launch:
-    """How to start a cell: Lightning starts the other ranks of a program, not those of a fork."""
-    return spawn if devices > 1 else fork
-
-
 class Spawned:
-    """A cell that is a program of its own, with whatever processes it starts."""
+    """A cell that is a program of its own."""
 
     def __init__(self, process: subprocess.Popen[bytes], leash: int) -> None:
         self._process, self._leash = process, leash
@@ -74,8 +69,6 @@ class Spawned:
         if code is not None and self._leash >= 0:
             os.close(self._leash)
             self._leash = -1
-            with suppress(ProcessLookupError):  # ranks that outlived the first one
-                os.killpg(self.pid, signal.SIGKILL)
         return code
 
     def terminate(self) -> None:

@@ -26,6 +26,7 @@ from clframe.grid.launch import Launch, environment, start_server
 from clframe.grid.preflight import preflight
 from clframe.grid.stores import Stores
 from clframe.grid.supervise import BAD_INPUT, CellOutcome, held
+from clframe.grid.team import outside, take_part
 from clframe.grid.view import deliver, owed
 from clframe.registry import snapshot
 from clframe.tracking.files import replace_file
@@ -58,6 +59,11 @@ def run_grid(
     console = console or Console()
     folder = runs / spec.name
     cells = plan(spec.cells(), folder)
+    if any(outside(c.cfg) for c in cells):
+        raise ConfigError(
+            "a grid starts the ranks of its cells itself, on one machine: start it without "
+            "torchrun or srun; for num_nodes above 1, use `clframe run` for each cell."
+        )
     for line in [*table(cells, spec.axes), *(f"note: {n}" for n in spec.notices), total(cells)]:
         say(console, line)
     if dry_run:
@@ -95,6 +101,10 @@ def run_one(
     console = console or Console()
     (cell,) = plan([cfg], runs / SOLO)
     fresh = not cell.folder.exists()
+    place = outside(cfg)
+    if place is not None and place.rank:  # the process of rank 0 shows and tells everything
+        with _terminable():
+            return 0 if cell.intent == "done" else take_part(cfg, cell.folder)
     if cell.intent not in ("done", "running"):
         with Stores(runs, [cfg]) as stores:
             stores.insist()

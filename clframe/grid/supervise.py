@@ -10,11 +10,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from clframe.config.identity import from_yaml
-from clframe.grid.launch import Handle, Launch, environment, launcher, stop
+from clframe.config.schema import RunConfig
+from clframe.grid.launch import Handle, Launch, environment, fork, stop
+from clframe.grid.team import outside, team
 from clframe.grid.view import Ending, Find, View
+from clframe.ranks import LOST
 from clframe.registry.search import PACKAGE
 from clframe.tracking.store import RunRecord, RunStore, git_state
 from clframe.tracking.store import environment as platform_facts
@@ -95,7 +98,9 @@ def attend(
         if not free or (yield from _lives_on(store)):
             return _outcome(store, "running", None)
         cfg = from_yaml(store.config_path)
-        launch = launch or launcher(cfg.devices)
+        if outside(cfg):
+            retries = 0  # whoever started the ranks starts them again
+        start = launcher(cfg, launch)
         begin(store)
         view = View(find, folder)
         rc: int | None = None
@@ -103,20 +108,32 @@ def attend(
         try:
             try:
                 for _ in range(1 + retries):
-                    handle = launch(folder, environment(cfg.threads) | dict(extra), store.log_path)
+                    if retries:
+                        store.notes()  # of an earlier start
+                    handle = start(folder, environment(cfg.threads) | dict(extra), store.log_path)
                     rc = yield from _follow(handle, store, view, on_progress)
                     if rc >= 0:
                         break
                 assert rc is not None
                 status = _settle(store, rc)
             except BaseException:
-                store.update_record(status="interrupted", error="stopped before its end")
+                notes = [note for note in store.notes() if not note["lost"]]
+                error = _said(notes) if notes else "stopped before its end"
+                store.update_record(status="interrupted", error=error)
                 raise
             yield False
         finally:
-            if rc != BAD_INPUT:  # nothing has begun that could be shown
+            if rc == BAD_INPUT:
+                view.drop()  # nothing has begun that could be shown
+            else:
                 view.finish(status)
     return _outcome(store, status, rc)
+
+
+def launcher(cfg: RunConfig, launch: Launch | None = None) -> Launch:
+    """How to start a cell, or all of its ranks: forked, or as `launch` says."""
+    launch = launch or fork
+    return team(cfg, launch) if cfg.world > 1 else launch
 
 
 def held(folder: Path) -> bool:
@@ -204,12 +221,22 @@ class Follower:
 
 def _settle(store: RunStore, rc: int) -> Ending:
     """The final status of an ended cell, written down where it could not do so itself."""
-    record = store.read_record()
+    record, notes = store.read_record(), store.notes()
     if rc == 0 and record.status == "done":
         return "done"
-    if record.status != "failed" or rc < 0:
+    if notes and (rc == LOST or not notes[0]["lost"]):
+        store.update_record(status="failed", error=_said(notes))
+    elif record.status != "failed" or rc < 0:
         store.update_record(status="failed", error=_reason(store, rc))
     return "failed"
+
+
+def _said(notes: list[dict[str, Any]]) -> str:
+    """The failure that the other ranks' failures followed from; or where each of them waited."""
+    first = notes[0]
+    if first["lost"]:
+        return "; ".join(note["error"] for note in notes)
+    return f"rank {first['rank']}: {first['error']}" if first["rank"] else str(first["error"])
 
 
 def _reason(store: RunStore, rc: int) -> str:

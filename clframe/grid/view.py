@@ -31,6 +31,7 @@ class View:
         self.pending = folder / PENDING
         self.pushed = time.monotonic()
         self._uploader: RunUploader | None = None
+        self._warned = ""
         if find is not None:
             self.pending.touch()
 
@@ -58,6 +59,10 @@ class View:
             self.pending.unlink(missing_ok=True)
         return taken
 
+    def drop(self) -> None:
+        """Owe nothing."""
+        self.pending.unlink(missing_ok=True)
+
     @property
     def uploader(self) -> RunUploader:
         if self._uploader is None:
@@ -70,7 +75,9 @@ class View:
         return self._uploader
 
     def _warn(self, error: Exception) -> None:
-        log.warning("%s is not shown in MLflow: %s", self.folder.name, error)
+        if str(error) != self._warned:
+            self._warned = str(error)
+            log.warning("%s is not shown in MLflow: %s", self.folder.name, error)
 
 
 def deliver(folder: Path, find: Find | None) -> bool:

@@ -140,11 +140,14 @@ def _source(module: str) -> Path | None:
     except (ImportError, ValueError):
         return None
     name = parts[0]
+    places = list((spec and spec.submodule_search_locations) or ())
     for part in parts[1:]:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
         name = f"{name}.{part}"
-        spec = importlib.machinery.PathFinder.find_spec(name, spec.submodule_search_locations)
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(name, places) if places else None
+            places = list((spec and spec.submodule_search_locations) or ())
+        except KeyError:  # a folder without __init__.py wants its parents imported
+            spec, places = None, [str(Path(p) / part) for p in places]
     return Path(spec.origin) if spec and spec.origin and spec.has_location else None
 
 

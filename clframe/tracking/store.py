@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord", "RunStore", "State", "Status", "environment", "git_state"]
 
 Status = Literal["running", "done", "failed", "interrupted"]
+NOTE = ".failed-rank"
 State = Literal["running", "done", "failed", "interrupted", "missing"]
 
 
@@ -122,6 +123,19 @@ class RunStore:
     def read_metrics(self) -> dict[str, Any]:
         metrics: dict[str, Any] = json.loads(self._text(self.metrics_path))
         return metrics
+
+    def note(self, rank: int, message: str, *, lost: bool) -> None:
+        """Say why a rank has failed; `lost`: because others have gone, and they know better."""
+        text = json.dumps({"rank": rank, "lost": lost, "error": message})
+        replace_file(self.folder / f"{NOTE}{rank}", text)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Why ranks have failed, those first that lost nobody; each note is read once."""
+        paths = sorted(self.folder.glob(f"{NOTE}*"))
+        found = [json.loads(path.read_text()) for path in paths]
+        for path in paths:
+            path.unlink()
+        return sorted(found, key=lambda note: note["lost"])
 
     def state(self) -> State:
         """What became of the run, judged from the folder alone.

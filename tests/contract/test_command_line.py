@@ -102,7 +102,7 @@ def test_what_new_writes_keeps_its_promises(command: Command) -> None:
     assert code == 0
     code, lines = command("check my_idea")
     assert code == 0, lines
-    promises = ["✓ trains", "✓ is deterministic", "✓ resumes", "✓ forgets"]
+    promises = ["✓ trains", "✓ is deterministic", "✓ resumes", "✓ spreads", "✓ forgets"]
     assert [line[: len(p)] for line, p in zip(lines, promises, strict=True)] == promises
 
 

@@ -126,6 +126,16 @@ def test_a_package_may_offer_plugins(
         plugin.load()
 
 
+def test_a_dotted_path_below_a_folder_without_init(project: Path) -> None:
+    folder = project / "outer" / "inner"
+    folder.mkdir(parents=True)
+    (project / "outer" / "__init__.py").touch()
+    (folder / "deep.py").write_text("class Deep:\n    pass\n")
+    assert registry.find("strategy", "outer.inner.deep:Deep").path == folder / "deep.py"
+    with pytest.raises(PluginError, match=r"no module 'outer\.inner\.flat'"):
+        registry.find("strategy", "outer.inner.flat:Deep")
+
+
 def test_a_dotted_path(project: Path) -> None:
     (project / "mymod").mkdir()
     (project / "mymod" / "deep.py").write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import shutil
 import tempfile
@@ -28,6 +29,11 @@ class Draft:
         self._thread = threading.Thread(target=self._make, args=(database,), daemon=True)
         self._thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether it is still in the making."""
+        return self._thread is not None and self._thread.is_alive()
+
     def path(self) -> Path | None:
         """The finished database, once it is; None where none was needed, or it failed."""
         if self._thread is not None:
@@ -50,8 +56,22 @@ class Draft:
 
 @contextmanager
 def drafting(runs: Path, uri: str | None) -> Iterator[Draft]:
-    """Begin a draft of the store at `uri`; it is gone at the end of the block."""
-    with tempfile.TemporaryDirectory(prefix="clframe-", ignore_cleanup_errors=True) as scratch:
-        draft = Draft(Path(scratch))
-        draft.begin(database_of(runs, uri))
+    """Begin a draft of the store at `uri`; it is gone at the end of the block.
+
+    One that nobody has waited for goes with the program: taken away now, it would complain.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="clframe-"))
+    draft = Draft(scratch)
+    draft.begin(database_of(runs, uri))
+    try:
         yield draft
+    finally:
+        if draft.busy:
+            atexit.register(_abandon, scratch)
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _abandon(scratch: Path) -> None:
+    logging.disable()
+    shutil.rmtree(scratch, ignore_errors=True)

@@ -270,4 +270,4 @@ def test_the_set_of_keys_changes_knowingly() -> None:
     top = [k for k in keys() if "." not in k]
     assert top == list(RunConfig.model_fields)
     assert {"optim.lr", "eval.rho", "net.args", "track.uri", "requests"} <= set(keys())
-    assert len(top) == 20
+    assert len(top) == 23

@@ -57,9 +57,10 @@ def losses(part: slice) -> dict[str, Tensor]:
     return out
 
 
-def memory(part: slice) -> dict[str, Any]:
+def memory(part: slice, *, sharded: bool = False) -> dict[str, Any]:
     """A memory fed with and drawn by ranks that hold unequal shares."""
     buffer = ReplayBuffer(5)
+    buffer.sharded = sharded
     x, y, _ = data()
     drawn = []
     for step in range(6):
@@ -68,7 +69,14 @@ def memory(part: slice) -> dict[str, Any]:
         drawn.append(rows)
         uid = torch.arange(7 * step, 7 * step + 7)
         buffer.add(x=x[part], y=y[part], task=y[part], uid=uid[part])
-    return {"state": buffer.state_dict(), "drawn": drawn[1:]}
+        if step == 4:
+            buffer.forget(uids=torch.tensor([0, 5, 9, 17, 22]))
+    again = ReplayBuffer(5)
+    again.sharded = sharded
+    again.load_state_dict(dist.agreed(buffer.state_dict()))
+    rooms = [len(value) for name, value in again.named_buffers() if name == "column_x"]
+    state = dist.agreed(again.state_dict())  # rank 0's alone is whole
+    return {"state": state, "drawn": drawn[1:], "room": rooms}
 
 
 def views(part: slice) -> Tensor:
@@ -101,12 +109,19 @@ def work(rank: int, world: int, folder: str) -> None:
     out = {
         "world": (dist.world(), dist.rank()),
         "parts": [(dist.part(n).start, dist.part(n).stop) for n in range(6)],
-        "sizes": dist.sizes(3 + rank, torch.device("cpu")),
+        "sizes": dist.sizes(torch.zeros(3 + rank)),
         "total": dist.total(torch.tensor([1.0 + rank, 10.0])),
         "gathered": gathered,
         "empty_mean": dist.mean(torch.ones(rank * 2)),
         "losses": losses(part),
         "memory": memory(part),
+        "shards": memory(part, sharded=True),
+        "together": [
+            dist.gather_all({str(d): table(taken[rank], 2 * rank, d) for d in DTYPES})
+            for taken in TAKEN
+        ],
+        "global_size": dist.global_size(torch.zeros(3 + rank)),
+        "agreed": (dist.agreed(rank + 5), dist.everyones(rank + 5)),
         "views": views(part),
         "norms": norms().state_dict(),
     }

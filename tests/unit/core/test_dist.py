@@ -67,16 +67,32 @@ def test_mean_over_a_rank_without_rows(both: Outputs) -> None:
 
 def test_memory_is_one_and_draws_are_its_slices(both: Outputs) -> None:
     single = ranks.memory(slice(0, 7))
-    for out in both:
-        state = out["memory"]["state"]
+    for state in (out[kind]["state"] for kind in ("memory", "shards") for out in both):
         for key, value in single["state"].items():
             same = torch.equal(state[key], value) if key != "_extra_state" else state[key] == value
             assert same, key
-    rows = zip(single["drawn"], both[0]["memory"]["drawn"], both[1]["memory"]["drawn"], strict=True)
-    for whole, first, second in rows:
-        assert len(first["uid"]) == 2 and len(second["uid"]) == 1
-        for column, value in whole.items():
-            assert torch.equal(value, torch.cat([first[column], second[column]]))
+    for kind in ("memory", "shards"):
+        rows = zip(single["drawn"], both[0][kind]["drawn"], both[1][kind]["drawn"], strict=True)
+        for whole, first, second in rows:
+            assert len(first["uid"]) == -(-len(whole["uid"]) // 2)
+            for column, value in whole.items():
+                assert torch.equal(value, torch.cat([first[column], second[column]]))
+    assert (both[0]["memory"]["room"], both[0]["shards"]["room"]) == ([5], [3])
+
+
+def test_columns_travel_together(both: Outputs) -> None:
+    for case, taken in enumerate(ranks.TAKEN):
+        for dtype in ranks.DTYPES:
+            expected = torch.cat([ranks.table(n, 2 * r, dtype) for r, n in enumerate(taken)])
+            for out in both:
+                got = out["together"][case][str(dtype)]
+                assert got.dtype == dtype and torch.equal(got, expected), (dtype, taken)
+
+
+def test_ranks_may_settle_on_one_thing(both: Outputs) -> None:
+    for out in both:
+        assert out["global_size"] == 7
+        assert out["agreed"] == (5, [5, 6])
 
 
 def test_augmentation_is_one_draw_for_all(both: Outputs) -> None:
@@ -106,7 +122,7 @@ def test_nothing_to_average(both: Outputs) -> None:
 def test_one_process_is_the_plain_operation() -> None:
     x = torch.randn(4, 3)
     assert (dist.world(), dist.rank(), dist.part(5)) == (1, 0, slice(0, 5))
-    assert dist.gather(x) is x and dist.total(x) is x and dist.sizes(4, x.device) == [4]
+    assert dist.gather(x) is x and dist.total(x) is x and dist.sizes(x[:4]) == [4]
     assert torch.equal(dist.mean(x[:, 0]), x[:, 0].mean())
     before = x.clone()
     dist.average_gradients([x])

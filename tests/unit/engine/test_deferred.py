@@ -112,6 +112,7 @@ weight = torch.nn.Parameter(torch.zeros(3))
 optimizer = torch.optim.SGD([weight], lr=0.1)
 weight.sum().backward()
 optimizer.step()
+assert torch._dynamo.utils.get_optimize_ddp_mode() == "ddp_optimizer"
 print([name for name in unused if name in sys.modules], gc.isenabled(), gc.get_freeze_count() > 0)
 import scipy.signal
 assert abs(float(scipy.signal.hamming(5)[2]) - 1) < 1e-9
@@ -119,6 +120,7 @@ assert list(scipy.signal.convolve([1, 2], [1, 1])) == [1, 3, 2]
 import wandb.sdk
 assert torch.compile(lambda x: x + 1, backend="eager")(weight).shape == (3,)
 assert type(torch._dynamo.OptimizedModule) is type
+assert torch._dynamo.utils.__name__ == "torch._dynamo.utils"
 optimizer.step()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -74,20 +74,3 @@ def test_gradients_are_unscaled_before_anybody_sees_them(scale: float | None) ->
     assert torch.equal(seen[0], torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     moved = torch.cat([p.detach().flatten() for p in net.parameters()])
     assert moved.norm() == pytest.approx(0.5, rel=1e-4)
-
-
-def test_a_frozen_backbone_is_at_rest_whatever_was_put_in_its_place(
-    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As torch does after a fit with synchronised batch norm: fresh layers, in training mode."""
-    store = make_cell("strategy=fine_tune", "net.name=slim_resnet18", "net.freeze=true")
-    begin = ContinualModule.on_train_start
-
-    def revived(self: ContinualModule) -> None:
-        for m in self.strategy.net.backbone.modules():
-            m.training = True
-        begin(self)
-        assert not any(m.training for m in self.strategy.net.backbone.modules())
-
-    monkeypatch.setattr(ContinualModule, "on_train_start", revived)
-    assert run_cell(store.folder) == 0
