@@ -71,7 +71,7 @@ class SecondLook:
             self.error = max(self.error, error)
             return readout(x, task)
         self.error = max(self.error, error)
-        return quick.index_copy(0, rows, exact)
+        return quick.to(exact.dtype).index_copy(0, rows, exact)
 
 
 class Recorded:

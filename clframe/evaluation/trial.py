@@ -80,6 +80,8 @@ def _bf16_pays(
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             return forward(rows, chunk)
 
+    if forward(1, chunk).dtype == torch.float64:
+        return False  # whoever wants that much shall have it
     for n in (min(rows, 50), rows):
         exact = 1e3 * best_of(lambda n=n: forward(n, chunk), device)  # type: ignore[misc]
         low = 1e3 * best_of(lambda n=n: quick(n), device)  # type: ignore[misc]

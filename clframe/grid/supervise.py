@@ -117,9 +117,7 @@ def attend(
                 assert rc is not None
                 status = _settle(store, rc)
             except BaseException:
-                notes = [note for note in store.notes() if not note["lost"]]
-                error = _said(notes) if notes else "stopped before its end"
-                store.update_record(status="interrupted", error=error)
+                _stopped(store)
                 raise
             yield False
         finally:
@@ -229,6 +227,13 @@ def _settle(store: RunStore, rc: int) -> Ending:
     elif record.status != "failed" or rc < 0:
         store.update_record(status="failed", error=_reason(store, rc))
     return "failed"
+
+
+def _stopped(store: RunStore) -> None:
+    """Write down that the cell was stopped, and why: perhaps since one of its ranks had failed."""
+    notes = [note for note in store.notes() if not note["lost"]]
+    error = _said(notes) if notes else "stopped before its end"
+    store.update_record(status="interrupted", error=error)
 
 
 def _said(notes: list[dict[str, Any]]) -> str:

@@ -103,6 +103,14 @@ def test_a_second_look_catches_every_prediction_that_bfloat16_would_flip() -> No
     assert flips  # there was something to catch
 
 
+def test_a_second_look_in_double_precision(make_cell: MakeCell) -> None:
+    words = ("strategy=replay", "precision=64", "options.split_digits.train_limit=40")
+    plain, other = (make_cell(*words, f"eval.mode={m}", name=m) for m in ("plain", "bf16"))
+    assert run_cell(plain.folder) == run_cell(other.folder) == 0
+    assert plain.read_trace().equals(other.read_trace())
+    assert other.read_record().counting["fallback"] is None
+
+
 def test_a_second_look_takes_no_number_for_an_answer() -> None:
     look = SecondLook()
     logits = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
