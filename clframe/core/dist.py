@@ -38,11 +38,11 @@ def _meet(operation: Callable[..., Any], *arguments: Any) -> None:
 
 def lost(error: BaseException) -> bool:
     """Whether `error` says that other ranks have gone, or never came."""
+    if isinstance(error, PeersLost | td.DistError):
+        return True
     said = str(error).lower()  # gloo's errors have no type of their own
-    return isinstance(error, PeersLost | td.DistError) or (
-        isinstance(error, RuntimeError)
-        and any(word in said for word in ("gloo", "timed out", "connection"))
-    )
+    words = ("gloo", "timed out", "connection")
+    return world() > 1 and isinstance(error, RuntimeError) and any(word in said for word in words)
 
 
 def leave() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as td
 import torch.multiprocessing as mp
 
 from clframe.core import dist
+from clframe.errors import PeersLost
 from tests.unit.core import ranks
 
 Outputs = tuple[dict[str, Any], dict[str, Any]]
@@ -117,6 +119,14 @@ def test_nothing_to_average(both: Outputs) -> None:
     for out in both:
         assert out["no_grads"] is None
         assert out["mixed"][0].tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_whose_fault_an_error_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, own = RuntimeError("[gloo] Connection closed by peer"), RuntimeError("out of memory")
+    assert not dist.lost(closed), "alone there is nobody to lose"
+    assert dist.lost(td.DistStoreError("nobody came")) and dist.lost(PeersLost("gone"))
+    monkeypatch.setattr(dist, "world", lambda: 2)
+    assert dist.lost(closed) and not dist.lost(own) and not dist.lost(OSError("connection"))
 
 
 def test_one_process_is_the_plain_operation() -> None:
