@@ -1,7 +1,7 @@
 """All that a plug-in may import: `from clframe.api import Strategy, ReplayBuffer, ...`."""
 
 from clframe.core.buffer import ReplayBuffer
-from clframe.core.dist import gather, gather_all, global_size, mean_grad, part, total
+from clframe.core.dist import gather, global_size, mean_grad, part, total
 from clframe.core.experience import Batch, Experience, Samples, Scenario, Stream
 from clframe.core.losses import cross_entropy, distillation, keep_classes, mean_squared_error
 from clframe.core.net import CosineLinear, Net, evaluating, frozen_state
@@ -55,7 +55,6 @@ __all__ = [
     "forked_rng",
     "frozen_state",
     "gather",
-    "gather_all",
     "generator",
     "global_size",
     "holdout",

@@ -115,10 +115,10 @@ class ContinualModule(LightningModule):
     def training_step(self, block: Iterable[Batch], _: int) -> None:
         at = self.position
         for rows in block:
-            batch = self._here(rows)
+            batch, size = self._here(rows), self.loader.rows(at.batch)
             for _ in range(self.strategy.repeats):
-                self._update(batch)
-            at.samples += self.loader.rows(at.batch)
+                self._update(batch, size)
+            at.samples += size
             at.batch += 1
             if at.batch == self.loader.num_batches:
                 at.epoch, at.batch = at.epoch + 1, 0
@@ -133,13 +133,14 @@ class ContinualModule(LightningModule):
             batch = batch._replace(x=batch.x.to(wanted))
         return batch
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch, size: int) -> None:
+        """One update on this rank's share of a batch of `size` rows."""
         at, strategy, learn = self.position, self.strategy, self.exp.kind == "learn"
         at.iteration += 1
         at.local += 1
         last = at.local == self.num_updates
         clock.set(self.seed, at.iteration)
-        dist.know(self.loader.rows(at.batch), batch, anew=True)
+        dist.know(size, batch, anew=True)
         self.observer.before_update(at.local, last)
         if learn:
             strategy.before_step(batch)

@@ -11,29 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clframe.errors import ConfigError
-from clframe.grid.engines import Resources, Stores, unsupervised
-from clframe.grid.launch import Launch
-from clframe.grid.supervise import CellOutcome, Follower, OnProgress, quiet, supervise
+from clframe.grid.engines import Engine, Resources, unsupervised
+from clframe.grid.supervise import CellOutcome, Follower, supervise
 from clframe.grid.view import View
 from clframe.tracking.store import RunStore
 
 
-class RayEngine:
-    """Up to `workers` cells at once on a cluster of Ray's, which finds each its processors.
+class RayEngine(Engine):
+    """Cells on a cluster of Ray's, which finds each its processors.
 
     What they write is sent to MLflow from here: importing it in each worker takes as long as a
     small cell does.
     """
-
-    def __init__(
-        self,
-        workers: int,
-        stores: Stores,
-        on_progress: OnProgress = quiet,
-        launch: Launch | None = None,
-    ) -> None:
-        self.workers, self.stores = workers, stores
-        self.on_progress, self.launch = on_progress, launch
 
     def run(
         self, cells: Sequence[Path], resources: Mapping[Path, Resources]

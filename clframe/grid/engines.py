@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from clframe.grid.launch import Launch
 from clframe.grid.supervise import POLL, Attending, CellOutcome, OnProgress, attend, quiet
@@ -57,19 +58,8 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(map(str, range(count))) if not done.returncode else ()
 
 
-class Engine(Protocol):
-    """Runs cells and yields each outcome as it comes; no outcome ends the others."""
-
-    def run(
-        self, cells: Sequence[Path], resources: Mapping[Path, Resources]
-    ) -> Generator[CellOutcome, None, None]: ...
-
-
-class LocalEngine:
-    """Up to `workers` cells at once on this machine, all of them in this process's hands.
-
-    GPUs are dealt out to the workers in turn; those that are too few are shared.
-    """
+class Engine(ABC):
+    """Runs up to `workers` cells at once."""
 
     def __init__(
         self,
@@ -80,6 +70,19 @@ class LocalEngine:
     ) -> None:
         self.workers, self.stores = workers, stores
         self.on_progress, self.launch = on_progress, launch
+
+    @abstractmethod
+    def run(
+        self, cells: Sequence[Path], resources: Mapping[Path, Resources]
+    ) -> Generator[CellOutcome, None, None]:
+        """Each outcome as it comes; none ends the others."""
+
+
+class LocalEngine(Engine):
+    """Cells on this machine, all of them in this process's hands.
+
+    GPUs are dealt out to the workers in turn; those that are too few are shared.
+    """
 
     def run(
         self, cells: Sequence[Path], resources: Mapping[Path, Resources]

@@ -24,7 +24,7 @@ from clframe.grid.display import Display, Intent, Planned, failures, say, table,
 from clframe.grid.engines import Engine, LocalEngine, Resources
 from clframe.grid.launch import Launch, environment, start_server
 from clframe.grid.preflight import preflight
-from clframe.grid.stores import Stores
+from clframe.grid.stores import Stores, opened
 from clframe.grid.supervise import BAD_INPUT, CellOutcome, held
 from clframe.grid.team import outside, take_part
 from clframe.grid.view import deliver, owed
@@ -70,7 +70,7 @@ def run_grid(
         say(console, str(folder))
         return 0
     todo = [c for c in cells if c.intent not in ("done", "running")]
-    with Stores(runs, [c.cfg for c in todo]) as stores:
+    with opened(runs, [c.cfg for c in todo]) as stores:
         if launch is None and todo:
             start_server(environment(max(c.cfg.threads for c in todo)))
             preflight([c.cfg for c in todo])
@@ -106,7 +106,7 @@ def run_one(
         with _terminable():
             return 0 if cell.intent == "done" else take_part(cfg, cell.folder)
     if cell.intent not in ("done", "running"):
-        with Stores(runs, [cfg]) as stores:
+        with opened(runs, [cfg]) as stores:
             stores.insist()
             outcomes, code = _run([cell], stores, 1, console, SOLO, launch)
         if code != INTERRUPTED and outcomes[0].rc == BAD_INPUT:
@@ -164,9 +164,10 @@ def _run(
         cfg = cell.cfg
         resources[cell.folder] = Resources(cfg.threads * cfg.devices, cfg.devices, cfg.accelerator)
         find[cell.folder] = stores.find(cfg.track)
-    make = RayEngine if workers > 1 and os.environ.get("RAY_ADDRESS") else LocalEngine
+    far = workers > 1 and os.environ.get("RAY_ADDRESS")
+    make: type[Engine] = RayEngine if far else LocalEngine
     with Display(console, len(todo), label, warning) as display:
-        engine: Engine = make(workers, find, display.step, launch)
+        engine = make(workers, find, display.step, launch)
         try:
             with _terminable(), closing(engine.run(list(find), resources)) as ended:
                 for outcome in ended:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from clframe.config.schema import RunConfig, Track
@@ -18,30 +17,27 @@ if TYPE_CHECKING:
 Key = tuple[str | None, str]
 
 
+@contextmanager
+def opened(runs: Path, cells: Sequence[RunConfig]) -> Iterator[Stores]:
+    """The stores of `cells`; a new one of ours is drafted from now on."""
+    tracks = [c.track for c in cells if c.track.enabled]
+    if not tracks:
+        yield Stores(runs, tracks, lambda: None)
+        return
+    from clframe.tracking.mlflow import drafting
+
+    with drafting(runs, tracks[0].uri) as draft:
+        yield Stores(runs, tracks, draft.path)
+
+
 class Stores:
-    """Stores by URI and experiment, each made once; a new one of ours is drafted from the start."""
+    """Stores by URI and experiment, each made once, a new one of ours from a draft."""
 
-    def __init__(self, runs: Path, cells: Sequence[RunConfig]) -> None:
-        self.runs = runs
-        self.tracks = [c.track for c in cells if c.track.enabled]
-        self._made: dict[Key, Target] = {}
-        self._draft: Callable[[], Path | None] = lambda: None
-        self._exit = ExitStack()
-
-    def __enter__(self) -> Stores:
-        if self.tracks:
-            from clframe.tracking.mlflow import drafting
-
-            self._draft = self._exit.enter_context(drafting(self.runs, self.tracks[0].uri)).path
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
+    def __init__(
+        self, runs: Path, tracks: Sequence[Track], draft: Callable[[], Path | None]
     ) -> None:
-        self._exit.__exit__(kind, error, at)
+        self.runs, self.tracks, self._draft = runs, tracks, draft
+        self._made: dict[Key, Target] = {}
 
     def insist(self) -> None:
         """Make the stores that were asked for by name. Raises ConfigError where one cannot be."""
