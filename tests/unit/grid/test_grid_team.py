@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from clframe.config.load import load_run
+from clframe.errors import ConfigError
 from clframe.grid import engines, team
 from clframe.grid.engines import Resources, gpu_names
+from clframe.grid.launch import Handle, Launch
+from clframe.grid.runner import write_config
 from clframe.grid.supervise import _said, _settle
 from clframe.grid.team import Team
 from clframe.ranks import LOST
@@ -82,3 +87,27 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6")
     assert gpu_names() == ("4", "6")
     gpu_names.cache_clear()
+
+
+def test_a_rank_waits_for_its_own_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier run with other devices has left in the folder is not taken for it."""
+    base = ["strategy=fine_tune", "scenario=split_digits"]
+    old, new = load_run(base), load_run([*base, "devices=2", "timeout=0.3"])
+    write_config(old, tmp_path)
+    started: list[str] = []
+
+    def start(cfg: object) -> Launch:
+        def launch(folder: Path, env: dict[str, str], log: Path) -> Handle:
+            started.append((folder / "config.yaml").read_text())
+            return Member(0)
+
+        return launch
+
+    monkeypatch.setattr(team, "team", start)
+    with pytest.raises(ConfigError, match=r"rank 0 has not come within 0\.3 s"):
+        team.take_part(new, tmp_path)
+    assert not started
+    threading.Timer(0.1, write_config, (new, tmp_path)).start()
+    assert team.take_part(new, tmp_path) == 0 and "devices: 2" in started[0]
