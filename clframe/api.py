@@ -1,9 +1,20 @@
 """All that a plug-in may import: `from clframe.api import Strategy, ReplayBuffer, ...`."""
 
+from clframe.core.augment import ResizedCrop
 from clframe.core.buffer import ReplayBuffer
-from clframe.core.dist import gather, global_size, mean_grad, part, total
+from clframe.core.dist import gather, global_size, mean_grad, mean_of, part, total
 from clframe.core.experience import Batch, Experience, Samples, Scenario, Stream
-from clframe.core.losses import cross_entropy, distillation, keep_classes, mean_squared_error
+from clframe.core.gradients import fisher_diagonal
+from clframe.core.losses import (
+    cross_entropy,
+    distillation,
+    keep_classes,
+    mean_squared_error,
+    pair_contrast,
+    proxy_contrast,
+    proxy_distillation,
+    relation_distillation,
+)
 from clframe.core.net import CosineLinear, Net, evaluating, frozen_state
 from clframe.core.rng import generator, shared_rng
 from clframe.core.strategy import Frozen, Readout, Strategy, StreamInfo, Wrapper
@@ -38,6 +49,7 @@ __all__ = [
     "Net",
     "Readout",
     "ReplayBuffer",
+    "ResizedCrop",
     "Samples",
     "Scenario",
     "Strategy",
@@ -52,6 +64,7 @@ __all__ = [
     "cross_entropy",
     "distillation",
     "evaluating",
+    "fisher_diagonal",
     "forked_rng",
     "frozen_state",
     "gather",
@@ -64,9 +77,14 @@ __all__ = [
     "load_image_folder",
     "load_images",
     "mean_grad",
+    "mean_of",
     "mean_squared_error",
+    "pair_contrast",
     "part",
     "partition",
+    "proxy_contrast",
+    "proxy_distillation",
+    "relation_distillation",
     "shared_rng",
     "total",
     "whole",

@@ -44,17 +44,13 @@ class Der(Strategy):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.net(self.augment(batch.x))
-        self._recorded = self._open(logits.detach())
+        self._recorded = self.net.without_closed(logits.detach())
         terms = {"new": cross_entropy(logits, batch.y)}
         old = self.memory.sample(self.replay_size or global_size(batch.y), batch.x.device)
         if old is not None:
-            now = self._open(self.net(self.augment(old["x"])))
+            now = self.net.without_closed(self.net(self.augment(old["x"])))
             terms["distil"] = self.alpha * mean_squared_error(now, old["logits"])
         return terms
-
-    def _open(self, logits: Tensor) -> Tensor:
-        """The logits, zero where a growing head is still closed."""
-        return logits.masked_fill(~self.net.opened, 0.0) if self.net.growing else logits
 
     def after_batch(self, batch: Batch) -> None:
         self.memory.add(x=batch.x, y=batch.y, task=batch.task, uid=batch.uid, logits=self._recorded)

@@ -10,9 +10,7 @@ the room of one term: quadratics add up to a quadratic around their weighted mea
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from clframe.api import (
     Batch,
@@ -23,14 +21,9 @@ from clframe.api import (
     Strategy,
     StreamInfo,
     cross_entropy,
-    evaluating,
-    frozen_state,
-    part,
+    fisher_diagonal,
     shared_rng,
-    total,
 )
-
-ROOM = 2**24  # floats that the per-sample gradients of one chunk may take
 
 
 class Ewc(Strategy):
@@ -115,26 +108,7 @@ class Ewc(Strategy):
     def estimate(self, data: Samples) -> list[Tensor]:
         """The diagonal of the Fisher matrix on `data`, one tensor for each weight of the net."""
         index = torch.randperm(len(data), generator=shared_rng("fisher"))[: self.fisher_samples]
+        if self.fisher == "empirical":
+            return fisher_diagonal(self.net, data, index)
         lots = torch.rand(len(index), generator=shared_rng("fisher"), dtype=torch.float64)
-        chunk = max(1, ROOM // sum(p.numel() for p in self._weights().values()))
-        weights = {name: p.detach() for name, p in self._weights().items()}
-        squares = [torch.zeros_like(p) for p in weights.values()]
-        share = part(len(index))  # each rank sees its own samples
-        with frozen_state(self.net), evaluating(self.net):
-            for rows, lot in zip(index[share].split(chunk), lots[share].split(chunk), strict=True):
-                batch = data.take(rows.to(data.y.device))
-                x, y = batch.x.to(self.constant.device), batch.y.to(self.constant.device)
-                if self.fisher == "sampled":
-                    below = torch.softmax(self.net(x), 1).double().cpu().cumsum(1)
-                    y = (below < lot[:, None]).sum(1).clamp(max=below.shape[1] - 1).to(y)
-                for square, row in zip(squares, self._gradients(weights, x, y), strict=True):
-                    square += row.square().sum(0)
-        return [total(square) / max(1, len(index)) for square in squares]
-
-    def _gradients(self, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
-        """Of log p(y|x) with respect to each weight, sample by sample: [n, ...] each."""
-
-        def log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return -F.cross_entropy(functional_call(self.net, weights, (x[None],)), y[None])
-
-        return list(vmap(grad(log_likelihood), in_dims=(None, 0, 0))(weights, x, y).values())
+        return fisher_diagonal(self.net, data, index, lots=lots)

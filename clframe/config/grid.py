@@ -31,7 +31,8 @@ Changes = dict[str, Any]
 class GridSpec:
     """A product of choices over a base.
 
-    `axes` maps dotted keys to values; `origin` says where a dotted key was written, and how.
+    `axes` maps dotted keys to values; an entry of `include` may have axes of its own, and is then
+    a product. `origin` says where a dotted key was written, and how.
     """
 
     name: str
@@ -94,7 +95,11 @@ class GridSpec:
                 yield None, dict(zip(self.axes, values, strict=True))
         elif not self.include:
             yield None, {}
-        yield from enumerate(self.include)
+        for number, entry in enumerate(self.include):
+            axes = entry.get("axes", {})
+            for values in itertools.product(*axes.values()):
+                own = {k: v for k, v in entry.items() if k != "axes"}
+                yield number, own | dict(zip(axes, values, strict=True))
 
     def _data(self, changes: Changes) -> dict[str, Any]:
         data = copy.deepcopy(self.base)
@@ -115,7 +120,11 @@ class GridSpec:
     def _locate(self, included: int | None, key: str) -> tuple[str, str]:
         """Where the value of `key` in a cell was written."""
         if included is not None:
-            for path in flat(self.include[included]):
+            entry = self.include[included]
+            for axis in entry.get("axes", {}):
+                if _touches(axis, key):
+                    return self.where, f"include[{included}].axes.{key}"
+            for path in flat(entry):
                 if _touches(path, key):
                     return self.where, f"include[{included}].{key}"
         else:
@@ -174,19 +183,25 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
         origin[key] = (where, f"base.{key}")
     axes = {k: v if isinstance(v, list) else [v] for k, v in (raw.get("axes") or {}).items()}
     name = raw.get("name", path.stem)
-    options = raw.get("options") or {}
+    options, includes = raw.get("options") or {}, raw.get("include") or []
+    included = [entry["axes"] for entry in includes if "axes" in entry]
     origin |= {f"options.{k}": (where, f"options.{k}") for k in flat(options)}
     for key, value in overrides(words).items():
         origin[key] = (COMMAND_LINE, key)
         if key == "name":
             name = value
-        elif key in axes or key in ("strategy", "scenario", "seed"):
-            axes[key] = value if isinstance(value, list) else [value]
+        elif key in axes or key in (*KINDS, "seed") or any(key in own for own in included):
+            values = value if isinstance(value, list) else [value]
+            mine = [own for own in included if key in own]
+            for own in mine:
+                own[key] = values
+            if key in axes or not mine:
+                axes[key] = values
         elif key.startswith("options."):
             put(options, key.removeprefix("options."), value)
         else:
             put(base, key, value)
-    excludes, includes = raw.get("exclude") or [], raw.get("include") or []
+    excludes = raw.get("exclude") or []
     spec = GridSpec(name, base, axes, includes, excludes, options, where, origin)
     fail(_check_names(spec))
     return spec
@@ -209,6 +224,20 @@ def _check_shape(raw: dict[str, Any], where: str) -> Iterator[Problem]:
         for i, entry in enumerate(entries):
             if not isinstance(entry, dict) or not entry:
                 yield Problem(where, f"{part}[{i}]", entry, "expected a mapping, {seed: 0} say")
+            elif part == "include" and "axes" in entry:
+                yield from _check_axes(entry["axes"], where, f"{part}[{i}].axes")
+
+
+def _check_axes(axes: Any, where: str, written: str) -> Iterator[Problem]:
+    """What is wrong with the axes of an included entry."""
+    if not isinstance(axes, dict) or not axes:
+        yield Problem(where, written, axes, "expected a mapping, {seed: [0, 1]} say")
+        return
+    for key, values in axes.items():
+        if key not in keys() and not key.startswith(("options.", "net.args.")):
+            yield Problem(where, f"{written}.{key}", values, unknown_key(key))
+        elif not isinstance(values, list) or not values:
+            yield Problem(where, f"{written}.{key}", values, "expected a list of values")
 
 
 def _check_names(spec: GridSpec) -> Iterator[Problem]:

@@ -100,6 +100,7 @@ class Net(Part):
     freeze: bool = False
     batch_norm: Literal["sync", "local"] = "sync"
     augment: bool = False
+    normalise: bool = True
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as td
@@ -135,9 +135,33 @@ def everyones(thing: T) -> list[T]:
     return out
 
 
-def gather(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in the order of the global batch: [n, ...] -> [sum of n, ...]."""
-    return rows if world() == 1 else _gather(rows, sizes(rows))
+def gather(rows: Tensor, of: Tensor | None = None) -> Tensor:
+    """The rows of all ranks, in the order of the global batch: [n, ...] -> [sum of n, ...].
+
+    `of`: the rows that they belong to, one for one, if these are not themselves a batch's or a
+    memory's: their number is known already. Gradients find their way back to the rank that a row
+    came from, summed over all ranks.
+    """
+    if world() == 1:
+        return rows
+    counts = sizes(rows if of is None else of)
+    if rows.requires_grad and torch.is_grad_enabled():
+        return cast(Tensor, _GatherWithGradient.apply(rows, counts))
+    return _gather(rows, counts)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Each rank's loss may depend on any row; averaging weights' gradients then does the rest."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:  # type: ignore[override]
+        first = sum(counts[: rank()])
+        ctx.own = slice(first, first + counts[rank()])
+        return _gather(rows, counts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return total(gradients[0].contiguous())[ctx.own], None
 
 
 def _gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -162,9 +186,14 @@ def mean(values: Tensor, of: Tensor | None = None) -> Tensor:
     if world() == 1:
         return values.mean() if len(values) else values.sum()
     if of is not None and id(of) in _known:
-        return values.sum() * (world() / max(_known[id(of)][1], 1))
+        return mean_of(values, _known[id(of)][1])
     count = total(torch.tensor(float(len(values)), device=values.device))
     return values.sum() * (world() / count.clamp(min=1))
+
+
+def mean_of(values: Tensor, count: int) -> Tensor:
+    """The same where it is known that all ranks have `count` values together."""
+    return values.sum() * (world() / max(count, 1))
 
 
 def average_gradients(grads: Iterable[Tensor]) -> None:

@@ -34,3 +34,67 @@ def distillation(logits: Tensor, target: Tensor, temperature: float = 2.0) -> Te
 def keep_classes(logits: Tensor, keep: Tensor, closed: float = -1e9) -> Tensor:
     """Logits with every class outside `keep` ([C] bool) set to a finite, very low value."""
     return logits.masked_fill(~keep, closed)
+
+
+def proxy_contrast(logits: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+    """-s_iy + log sum_c n_c exp(s_ic) for each row i, [n]; c runs over the classes in `labels`.
+
+    logits: s [n, C], cosines with each class's proxy over the temperature; y: [n]. labels: those of
+    the whole global batch, [N], of which n_c are c: a class competes once for each of its samples
+    (PCR; Lin et al., 2023). Absent classes get no gradient at all.
+    """
+    prior = torch.bincount(labels, minlength=logits.shape[1]).to(logits).log()
+    own = logits.gather(1, y[:, None])
+    return torch.logsumexp(logits - own + prior, 1)  # small losses lose no digits this way
+
+
+def pair_contrast(
+    anchors: Tensor, y: Tensor, index: Tensor, candidates: Tensor, labels: Tensor, tau: float
+) -> Tensor:
+    """Mean over an anchor's positives of -log softmax over all candidates but itself, [n].
+
+    anchors [n, D] with labels y [n] are the candidates numbered `index` [n]; candidates [N, D],
+    labels [N]; positives have the anchor's label. A positive must be there for each. Cosines over
+    the temperature `tau` (supervised contrastive loss; Khosla et al., 2020).
+    """
+    similar = F.linear(_unit(anchors), _unit(candidates)) / tau
+    itself = index[:, None] == torch.arange(len(candidates), device=index.device)
+    positive = (y[:, None] == labels) & ~itself
+    partition = torch.logsumexp(_without(itself, similar), 1)
+    return partition - (similar * positive).sum(1) / positive.sum(1)
+
+
+def proxy_distillation(logits: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+    """Mean over `labels` [N], with repetitions, of (logits - target)^2 in that column; [n].
+
+    logits and target: [n, C]. The proxy-level term of HPCR (Lin et al., 2025).
+    """
+    counts = torch.bincount(labels, minlength=logits.shape[1]).to(logits)
+    return (logits - target).square() @ (counts / max(len(labels), 1))
+
+
+def relation_distillation(
+    features: Tensor, index: Tensor, everyone: Tensor, stored: Tensor, tau: float
+) -> Tensor:
+    """-sum_k q_ik log p_ik for each row i, k over all rows but i; [n].
+
+    features [n, D] are rows `index` [n] of everyone [N, D]; p is the softmax of their cosines over
+    `tau`, q the same of the stored features [N, D]. The sample-level term of HPCR (Lin et al.,
+    2025); at least the entropy of q, not 0. Zero for a row that is alone.
+    """
+    itself = index[:, None] == torch.arange(len(everyone), device=index.device)
+    unit, old = _unit(everyone), _unit(stored)
+    now = _without(itself, F.linear(_unit(features), unit) / tau)
+    before = _without(itself, F.linear(old[index], old) / tau)
+    terms = torch.softmax(before, 1) * F.log_softmax(now, 1)
+    return -terms.masked_fill(itself, 0.0).sum(1)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1; the norm is guarded by + 1e-6, as in the code of PCR."""
+    return rows / (rows.norm(dim=1, keepdim=True) + 1e-6)
+
+
+def _without(mask: Tensor, scores: Tensor) -> Tensor:
+    """Scores that lose every softmax where `mask` is set; finite, so that no gradient is NaN."""
+    return scores.masked_fill(mask, torch.finfo(scores.dtype).min)

@@ -16,13 +16,13 @@ CLOSED = -1e9  # logit of a class the head has not grown to yet; finite, so that
 
 
 class CosineLinear(nn.Module):
-    """Bias-free head whose logits are 10 cos(x, w); norms are guarded by + 1e-5 on both sides."""
+    """Bias-free head whose logits are scale * cos(x, w); `guard` is added to both norms."""
 
-    scale = 10.0
-    guard = 1e-5
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    def __init__(
+        self, num_features: int, num_classes: int, *, scale: float = 10.0, guard: float = 1e-5
+    ) -> None:
         super().__init__()
+        self.scale, self.guard = scale, guard
         self.weight = nn.Parameter(torch.empty(num_classes, num_features))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
@@ -101,6 +101,10 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.features(x))
+
+    def without_closed(self, logits: Tensor) -> Tensor:
+        """The logits, zero where a growing head is still closed: fit to be stored and compared."""
+        return logits.masked_fill(~self.opened, 0.0) if self.growing else logits
 
     @torch.no_grad()
     def grow(self, classes: Iterable[int]) -> None:

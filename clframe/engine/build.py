@@ -138,8 +138,8 @@ def make_net(cfg: NetConfig, info: StreamInfo, mean: Any, std: Any) -> Net:
         growing=cfg.growing,
         frozen=cfg.freeze,
         augment=standard_augmentation(info.shape) if cfg.augment else None,
-        mean=mean,
-        std=std,
+        mean=mean if cfg.normalise else None,
+        std=std if cfg.normalise else None,
     )
     if channels_last(net):
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

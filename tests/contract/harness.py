@@ -174,19 +174,21 @@ class Loop:
             self.local += 1
             clock.set(self.seed, self.iteration)
             self.strategy.before_step(batch)
-            self._step(self.strategy.loss(batch))
-            self.strategy.after_step(batch)
+            self._step(self.strategy.loss(batch), batch)
         self.strategy.after_batch(batch)
         self.watch(self.strategy)
 
-    def _step(self, terms: dict[str, Tensor]) -> None:
+    def _step(self, terms: dict[str, Tensor], batch: Batch) -> None:
         assert self.optimizer is not None
         self.terms.append({k: v.item() for k, v in terms.items()})
+        if not terms:  # no update
+            return
         self.optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         dist.average_gradients(p.grad for p in self.strategy.parameters() if p.grad is not None)
         self.strategy.after_backward()
         self.optimizer.step()
+        self.strategy.after_step(batch)
 
     def checkpoint(self) -> bytes:
         """What a resume needs, as the bytes of a file."""

@@ -125,7 +125,7 @@ def test_a_shipped_grid_by_its_name(command: Command) -> None:
 
 def test_list_and_show(command: Command) -> None:
     code, lines = command("list")
-    assert code == 0 and lines[0].startswith("strategies  ") and " replay" in lines[0]
+    assert code == 0 and lines[0].startswith("strategies  ") and " replay" in " ".join(lines)
     assert any("split_digits" in line for line in lines)
     code, lines = command("show replay")
     assert code == 0 and any("capacity: int = 500" in line for line in lines)

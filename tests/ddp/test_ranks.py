@@ -13,14 +13,25 @@ from clframe.registry import plugins
 from clframe.tracking.store import RunStore
 from tests.conftest import prepare_cell
 
-STRATEGIES = sorted(name for name, p in plugins("strategy").items() if not p.is_wrapper)
+STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in plugins("strategy").items())
 REPLAY = "strategy=replay"
 NORMS = (REPLAY, "net.name=slim_resnet18", "net.args.width=4", "net.augment=true")
+SMALL_STEPS = "optim.lr=0.0005"  # through batch norm, rounding grows by the size of the updates
 CASES = {name: (f"strategy={name}", "optim.momentum=0.9") for name in STRATEGIES} | {
     "batch norm": NORMS,
     "frozen": (*NORMS, "net.freeze=true", "eval.budget=31"),
     "forgetting": (REPLAY, "requests=L0 L1 F0 L2"),
     "class-balanced memory": (REPLAY, "options.replay.policy=class_balanced"),
+    "pairs of samples": ("strategy=pcr", "options.pcr.pair_mode=all", "batch_size=9"),
+    "twice on each batch": ("strategy=hpcr", "options.hpcr.repeats=2", *NORMS[1:], SMALL_STEPS),
+    "a wrapper around pairs": (
+        "strategy=refresh_paper+hpcr",
+        "options.hpcr.pair_mode=one",
+        "options.refresh.delta=0.001",
+        "options.refresh.steps=2",
+        "net.name=cnn",
+        SMALL_STEPS,
+    ),
     "adamw, clipped": (REPLAY, "optim.name=adamw", "optim.lr=0.002", "clip=0.5"),
 }
 Trained = Callable[..., Path]

@@ -43,9 +43,8 @@ def experience(index: int, classes: Sequence[int], train: Batch | None = None) -
     return Experience(index, "learn", (0,), tuple(classes), samples, samples, index, (), uids)
 
 
-def build(name: str, num_classes: int, net: Net | None = None, **options: Any) -> Any:
-    """The strategy of `strategies/<name>.py`, attached, in train mode; the clock stands at 0."""
-    clock.set(0, 0)
+def make(name: str, *base: Strategy, **options: Any) -> Any:
+    """The strategy of `strategies/<name>.py`, around `base` if it is a wrapper."""
     spec = importlib.util.spec_from_file_location(f"unit_{name}", FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -55,7 +54,16 @@ def build(name: str, num_classes: int, net: Net | None = None, **options: Any) -
         for v in vars(module).values()
         if inspect.isclass(v) and issubclass(v, Strategy) and v.__module__ == module.__name__
     ]
-    strategy = cls(**options)
+    return cls(*base, **options)
+
+
+def build(name: str, num_classes: int, net: Net | None = None, **options: Any) -> Any:
+    """A strategy attached, in train mode; `wrapper+base` too. The clock stands at 0."""
+    clock.set(0, 0)
+    *wrappers, base = name.split("+")
+    strategy = make(base, **options.pop("base", {}) if wrappers else options)
+    for wrapper in reversed(wrappers):
+        strategy = make(wrapper, strategy, **options)
     info = StreamInfo(num_classes, 2, "class", (num_classes,))
     strategy.attach(net or identity_net(num_classes), info)
     return strategy.train()
@@ -78,9 +86,11 @@ def images(step: int, classes: tuple[int, int] = (0, 1)) -> Batch:
 def step(strategy: Strategy, optimizer: torch.optim.Optimizer, number: int, batch: Batch) -> None:
     clock.set(0, number)
     strategy.before_step(batch)
-    optimizer.zero_grad()
-    torch.stack(list(strategy.loss(batch).values())).sum().backward()
-    strategy.after_backward()
-    optimizer.step()
-    strategy.after_step(batch)
+    terms = strategy.loss(batch)
+    if terms:
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        strategy.after_backward()
+        optimizer.step()
+        strategy.after_step(batch)
     strategy.after_batch(batch)

@@ -1,0 +1,136 @@
+"""Refresh learning (Wang et al., 2024): unlearn a little before each step, then relearn.
+
+For each tensor theta of the network's weights, with g the gradient of the unlearning loss, xi
+standard normal and F the diagonal of the Fisher matrix:
+    theta <- theta + delta (u + noise_scale xi) / (1 + fisher_scale F)
+    u = g |theta| / |g|  (norm: per_tensor)     u = g  (norm: none)
+Shifted weights are not put back: the base strategy's own step starts from them. The released code
+ascends the cross-entropy of the incoming batch alone (the defaults here); the paper the whole loss
+of the mini-batch by a preconditioned step, `loss_scope: full_cl, norm: none` (experimental: its
+literal noise destroys a network, so that scale and damping are ours).
+    F <- fisher_decay F + mean of p(y|x) (d log p(y|x) / d theta)^2     after each experience
+over all its samples, by true labels, in eval mode (the released code: by batch statistics of one).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clframe.api import (
+    Batch,
+    ConfigError,
+    Experience,
+    Net,
+    Strategy,
+    StreamInfo,
+    Wrapper,
+    cross_entropy,
+    fisher_diagonal,
+    frozen_state,
+    mean_grad,
+    shared_rng,
+)
+
+CHOICES = {"loss_scope": ("current_ce", "full_cl"), "norm": ("per_tensor", "none")}
+
+
+class Refresh(Wrapper):
+    """Before each update of any strategy, a small step uphill.
+
+    delta: length of the step, in norms of each tensor (1e-5, as released; with norm=none a rate).
+    steps: how many of them before each update (the paper's J: 1).
+    loss_scope: what is unlearnt: "current_ce", of the incoming batch, or "full_cl", the base's own.
+    norm: "per_tensor" (a gradient as long as its tensor) or "none" (as it is).
+    noise_scale: of normal noise, within delta (1e-3; 0 saves the time of drawing it).
+    fisher_scale: how much important weights are spared (1e-3; 0 saves estimating the matrix).
+    fisher_decay: what is kept of the matrix from one experience to the next (1e-5).
+    fisher_samples: samples of each experience that estimate it; null takes all, as published.
+    """
+
+    def __init__(
+        self,
+        base: Strategy,
+        *,
+        delta: float = 1e-5,
+        steps: int = 1,
+        loss_scope: str = "current_ce",
+        norm: str = "per_tensor",
+        noise_scale: float = 1e-3,
+        fisher_scale: float = 1e-3,
+        fisher_decay: float = 1e-5,
+        fisher_samples: int | None = None,
+    ) -> None:
+        super().__init__(base)
+        for name, choice in (("loss_scope", loss_scope), ("norm", norm)):
+            if choice not in CHOICES[name]:
+                known = ", ".join(CHOICES[name])
+                raise ConfigError(f"{name}: {choice!r} is unknown; choose from {known}.")
+        scales = {"delta": delta, "noise_scale": noise_scale, "fisher_scale": fisher_scale}
+        for name, scale in scales.items():
+            if not scale >= 0:
+                raise ConfigError(f"{name}: {scale} is not a scale; give 0 or more.")
+        if not 0 <= fisher_decay <= 1:
+            raise ConfigError(f"fisher_decay: {fisher_decay} is no share; give 0 to 1.")
+        if steps < 1:
+            raise ConfigError(f"steps: {steps} is too few; give 1 or more.")
+        if fisher_samples is not None and fisher_samples < 1:
+            raise ConfigError(f"fisher_samples: {fisher_samples} is too few; give 1 or more.")
+        self.delta, self.steps, self.loss_scope, self.norm = delta, steps, loss_scope, norm
+        self.noise_scale, self.fisher_scale = noise_scale, fisher_scale
+        self.fisher_decay, self.fisher_samples = fisher_decay, fisher_samples
+
+    def attach(self, net: Net, info: StreamInfo) -> None:
+        super().attach(net, info)
+        self.names = [name for name, p in self.net.named_parameters() if p.requires_grad]
+        zeros = [torch.zeros_like(self.net.get_parameter(name)) for name in self.names]
+        self.fisher = nn.ParameterList(nn.Parameter(zero, False) for zero in zeros)
+
+    def before_step(self, batch: Batch) -> None:
+        super().before_step(batch)
+        for _ in range(self.steps if self.delta else 0):
+            self.unlearn(batch)
+
+    def unlearn(self, batch: Batch) -> None:
+        """One step uphill; batch norm's statistics, `.grad` and all draws stay as they are."""
+        weights = [self.net.get_parameter(name) for name in self.names]
+        with frozen_state(self):
+            terms = self._uphill(batch)
+            if not terms:
+                return
+            gradients = mean_grad(torch.stack(list(terms.values())).sum(), weights)
+        seed = shared_rng("refresh/noise").initial_seed()
+        noise = torch.Generator(weights[0].device).manual_seed(seed)  # the same on every rank
+        with torch.no_grad():
+            for weight, gradient, fisher in zip(weights, gradients, self.fisher, strict=True):
+                step = self._direction(gradient, weight)
+                if self.noise_scale:
+                    drawn = torch.randn(weight.shape, generator=noise, device=weight.device)
+                    step = step + self.noise_scale * drawn.to(weight)
+                if self.fisher_scale:
+                    step = step / (1 + self.fisher_scale * fisher)
+                weight.add_(step, alpha=self.delta)
+
+    def _uphill(self, batch: Batch) -> dict[str, Tensor]:
+        """What is unlearnt, on the very views and draws that the base's own step will see."""
+        if self.loss_scope == "full_cl":
+            return self.base.loss(batch)
+        return {"new": cross_entropy(self.net(self.augment(batch.x)), batch.y)}
+
+    def _direction(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """The gradient, as long as its tensor; none where there is no gradient."""
+        if self.norm == "none":
+            return gradient
+        length = gradient.norm()
+        return gradient * torch.where(length > 0, weight.norm() / length, 0.0)
+
+    def end(self, exp: Experience) -> bool | None:
+        changed = super().end(exp)
+        if self.delta and self.fisher_scale:
+            index = torch.randperm(len(exp.train), generator=shared_rng("refresh/fisher"))
+            index = index[: self.fisher_samples]
+            for old, new in zip(
+                self.fisher, fisher_diagonal(self.net, exp.train, index, likely=True), strict=True
+            ):
+                old.mul_(self.fisher_decay).add_(new)
+        return changed
