@@ -88,6 +88,11 @@ class GridSpec:
         spec["base"] = {k: v for k, v in self.base.items() if k != "options"}
         return yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
 
+    def included_keys(self) -> list[str]:
+        """Every dotted key that an included entry sets."""
+        found = [k.removeprefix("axes.") for entry in self.include for k in flat(entry)]
+        return list(dict.fromkeys(found))
+
     def _changes(self) -> Iterator[tuple[int | None, Changes]]:
         """The settings of each cell over the base; included ones with their number."""
         if self.axes:

@@ -62,6 +62,8 @@ class ResizedCrop(nn.Module):
         if x.dim() != 4:
             return x
         draws = _draws(x, 12, "augment/resized_crop").to(torch.get_default_dtype())
+        if not len(x):  # another rank has rows
+            return x
         pixels = x.dtype == torch.uint8
         out = _resized(x / 255 if pixels else x, draws[:, :6], flip=x.shape[1] == 3)
         if not pixels:

@@ -20,12 +20,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from clframe.config.problems import brief, look_up
+from clframe.config.problems import MISSING, brief, look_up
 from clframe.config.schema import RunConfig
 from clframe.grid.supervise import CellOutcome
 from clframe.grid.supervise import Progress as Step
 
 Intent = Literal["done", "to run", "resume", "retry", "running"]
+NAMED = ("scenario", "strategy", "seed")
 INTENTS: tuple[Intent, ...] = ("done", "to run", "resume", "retry", "running")
 
 
@@ -42,20 +43,36 @@ def say(console: Console, text: str = "") -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def table(cells: Sequence[Planned], axes: Iterable[str]) -> list[str]:
-    """The cells as lines: what they have in common once, their seeds under what will happen."""
-    keys = ["scenario", "strategy", *(a for a in axes if a not in ("scenario", "strategy", "seed"))]
+def table(cells: Sequence[Planned], axes: Iterable[str], more: Iterable[str] = ()) -> list[str]:
+    """The cells as lines: what they have in common once, their seeds under what will happen.
+
+    A column for each of `axes`; what a cell has of the keys `more` goes into one together.
+    """
+    keys = ["scenario", "strategy", *(a for a in axes if a not in NAMED)]
+    extra = [key for key in more if key not in keys and key not in NAMED]
     rows: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         facts = cell.cfg.model_dump()
         shown = [look_up(facts, key) for key in keys]
         row = tuple(v if isinstance(v, str) else brief(v) for v in shown)
+        row += (_settings(cell.cfg, extra),) if extra else ()
         rows[row][cell.intent].append(cell.cfg.seed)
     used = [i for i in INTENTS if any(row[i] for row in rows.values())]
-    head = [*keys, *(f"{i} (seeds)" if i == used[0] else i for i in used)]
+    head = [
+        *keys,
+        *(["settings"] if extra else []),
+        *(f"{i} (seeds)" if i == used[0] else i for i in used),
+    ]
     body = [[*row, *(" ".join(map(str, at[i])) or "-" for i in used)] for row, at in rows.items()]
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in [head, *body]]
+
+
+def _settings(cfg: RunConfig, keys: Iterable[str]) -> str:
+    """`replay.capacity=200 optim.lr=0.1`: what a cell sets of `keys`."""
+    facts = cfg.model_dump(exclude_defaults=True)
+    found = {key.removeprefix("options."): look_up(facts, key) for key in keys}
+    return " ".join(f"{k}={brief(v)}" for k, v in found.items() if v is not MISSING) or "-"
 
 
 def total(cells: Sequence[Planned]) -> str:

@@ -44,14 +44,19 @@ def baseline_for(group: Group, members: Sequence[Group], baseline: str) -> Group
 def paired_table(
     groups: Sequence[Group], values: Mapping[str, Values], baseline: str | None
 ) -> Table:
-    """Differences to the baseline over shared seeds; p values Holm-corrected within each metric."""
+    """Differences to the baseline over shared seeds; p values Holm-corrected within each metric.
+
+    A wrapped strategy (`wrapper+base`) is also compared with what it wraps.
+    """
     table: Table = []
     for members in by_benchmark(groups).values():
         for group in members:
-            base = None if baseline is None else baseline_for(group, members, baseline)
-            if base is None or group.reference or group.method == base.method:
-                continue
-            table += [_difference(key, group, base, values) for key in COMPARED]
+            named = (baseline, group.method.strategy.partition("+")[2])
+            found = [baseline_for(group, members, name) for name in named if name]
+            bases = {b.method: b for b in found if b is not None and not group.reference}
+            for method, base in bases.items():
+                if method != group.method:
+                    table += [_difference(key, group, base, values) for key in COMPARED]
     for key in COMPARED:
         rows = [r for r in table if r["metric"] == key]
         for row, p in zip(rows, holm([r["p_sign_flip"] for r in rows]), strict=True):

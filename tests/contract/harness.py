@@ -45,11 +45,13 @@ FILES = {path.stem: path for path in sorted((ROOT / "strategies").glob("*.py"))}
 
 
 def make(name: str, **options: Any) -> Strategy:
-    """`strategies/<name>.py` with a small memory; a wrapper goes around fine-tuning."""
+    """`strategies/<name>.py` with a small memory; a wrapper alone goes around fine-tuning."""
+    name, _, base = name.partition("+")
     cls = load(FILES[name])
     if "capacity" in inspect.signature(cls.__init__).parameters:
         options.setdefault("capacity", CAPACITY)
-    return cls(make("fine_tune"), **options) if issubclass(cls, Wrapper) else cls(**options)
+    inner = (make(base or "fine_tune"),) if issubclass(cls, Wrapper) else ()
+    return cls(*inner, **options)
 
 
 def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> Stream:

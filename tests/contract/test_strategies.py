@@ -27,7 +27,8 @@ from tests.contract.harness import (
     train_on_ranks,
 )
 
-NAMES = list(FILES)
+CHAINS = [f"refresh+{base}" for base in ("replay", "derpp", "er_ace", "hpcr")]
+NAMES = [*FILES, *CHAINS]
 NETS = ["plain", "norm", "growing", "frozen"]
 
 
@@ -43,7 +44,7 @@ def same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILES)
 def test_file_follows_the_rules(name: str) -> None:
     cls, source = load(FILES[name]), FILES[name].read_text()
     assert cls.__name__.lower() == name.replace("_", "")

@@ -10,9 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clframe.core import dist
-from clframe.core.augment import CropFlip
+from clframe.core.augment import CropFlip, ResizedCrop
 from clframe.core.buffer import ReplayBuffer
-from clframe.core.losses import cross_entropy, distillation, mean_squared_error
+from clframe.core.losses import (
+    cross_entropy,
+    distillation,
+    mean_squared_error,
+    pair_contrast,
+    proxy_contrast,
+    proxy_distillation,
+    relation_distillation,
+)
 from clframe.core.rng import clock
 
 DTYPES = (torch.uint8, torch.int64, torch.float32, torch.bool, torch.float64)
@@ -43,6 +51,7 @@ def losses(part: slice) -> dict[str, Tensor]:
         "mean_squared_error": mean_squared_error(logits, target[part]),
         "distillation": distillation(logits, target[part]),
     }
+    terms |= contrasts(logits, y[part], target[part], part)
     params = list(model.parameters())
     out = {}
     for name, term in terms.items():
@@ -55,6 +64,21 @@ def losses(part: slice) -> dict[str, Tensor]:
     got = dist.mean_grad(cross_entropy(model(x[part]), y[part]), [*params, unused])
     out["mean_grad"] = torch.cat([g.reshape(-1) for g in got])
     return out
+
+
+def contrasts(z: Tensor, y: Tensor, target: Tensor, part: slice) -> dict[str, Tensor]:
+    """Losses of a row that depend on the rows of all ranks, whose gradients must come back."""
+    labels, everyone, index = dist.gather(y), dist.gather(z), torch.arange(7)[part]
+    assert everyone.requires_grad and torch.equal(everyone[part], z)
+    rivals, names = torch.cat([everyone, torch.eye(3)[labels]]), labels.repeat(2)
+    stored = dist.gather(target)
+    rows = {
+        "proxy_contrast": proxy_contrast(z, y, labels),
+        "pair_contrast": pair_contrast(z, y, index, rivals, names, 0.5),
+        "proxy_distillation": proxy_distillation(z, target, labels),
+        "relation_distillation": relation_distillation(z, index, everyone, stored, 0.5),
+    }
+    return {name: dist.mean_of(losses, 7) for name, losses in rows.items()}
 
 
 def memory(part: slice, *, sharded: bool = False) -> dict[str, Any]:
@@ -83,7 +107,8 @@ def views(part: slice) -> Tensor:
     """Augmented images: the rows of one global draw."""
     x = torch.randint(0, 256, (7, 3, 8, 8), generator=torch.Generator().manual_seed(2))
     clock.set(0, 4)
-    return CropFlip(2, flip=True)(x[part].to(torch.uint8))
+    own = x[part].to(torch.uint8)
+    return torch.cat([CropFlip(2, flip=True)(own), ResizedCrop()(own)], 1)
 
 
 def norms() -> nn.Module:

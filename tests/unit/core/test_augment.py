@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tv
 
-from clframe.core.augment import CropFlip, standard_augmentation
+from clframe.core.augment import CropFlip, ResizedCrop, standard_augmentation
 from clframe.core.rng import clock, generator
 
 
@@ -83,3 +86,71 @@ def test_standard_augmentation_fits_the_input() -> None:
     ):
         layer = standard_augmentation(shape)
         assert isinstance(layer, CropFlip) and (layer.pad, layer.flip) == (pad, flip)
+
+
+# -- the second view of contrastive replay ----------------------------------------
+
+
+def with_torchvision(image: Tensor, draws: list[float], order: list[int]) -> Tensor:
+    """One view by torchvision's own operations on one float image, from the same draws."""
+    area, ratio, top, left, mirror, _, jitter, grey, *amounts = draws
+    channels, height, width = image.shape
+    ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
+    area = (0.2 + 0.8 * area) * height * width
+    wide, high = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
+    top, left = top * (height - high), left * (width - wide)
+    corners = [[0, 0], [width, 0], [width, height], [0, height]]
+    ends = [[left + x * wide / width, top + y * high / height] for x, y in corners]
+    frame = [[x + 2, y + 2] for x, y in corners]
+    taken = [[x + 2, y + 2] for x, y in ends]  # within a border as bright as its neighbours
+    way = tv.InterpolationMode.BILINEAR
+    out = tv.perspective(tv.pad(image, [2], padding_mode="edge"), taken, frame, interpolation=way)
+    out = out[:, 2:-2, 2:-2]
+    out = out.flip(2) if channels == 3 and mirror < 0.5 else out
+    if jitter < 0.8:
+        for step in order:
+            amount = 2 * amounts[step] - 1
+            if step == 3:
+                out = tv.adjust_hue(out, 0.1 * amount)
+            else:
+                change = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)[step]
+                out = change(out, 1 + 0.4 * amount)
+    return tv.rgb_to_grayscale(out, 3) if channels == 3 and grey < 0.2 else out
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 9, 16), (1, 28, 28)])
+def test_resized_crop_is_torchvisions(shape: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    smooth = tv.resize(torch.rand(30, shape[0], 6, 6, generator=g), list(shape[1:]))
+    x = smooth.mul(255).round().to(torch.uint8)
+    clock.set(3, 11)
+    out = ResizedCrop()(x)
+    draws = torch.rand(30, 12, generator=generator(3, "augment/resized_crop", "step", 11, 1))
+    ways = 4 if shape[0] == 3 else 2
+    jitter = generator(3, "augment/jitter", "step", 11, 1)
+    order = torch.randperm(ways, generator=jitter).tolist()
+    assert out.dtype == torch.uint8 and out.shape == x.shape
+    for image, row, found in zip(x, draws.tolist(), out, strict=True):
+        expected = 255 * with_torchvision(image / 255, row, order)
+        assert (expected - found).abs().max() <= 1.5, row  # rounding, and that of hues
+
+
+def test_resized_crop_draws_what_it_says() -> None:
+    """Of a ramp: what was cropped, whether it was mirrored; of colours: how many went grey."""
+    ramp = torch.arange(64).repeat(64, 1).expand(3, 64, 64).float() / 63
+    x = ramp.expand(4000, 3, 64, 64)
+    clock.set(0, 0)
+    out = ResizedCrop()(x)  # floats: the geometry alone
+    span = out[:, 0, 32, 63] - out[:, 0, 32, 0]
+    assert (span < 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert 0.38 < span.abs().min() < 0.45 and span.abs().max() == pytest.approx(1, abs=0.02)
+    colour = torch.randint(0, 256, (4000, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator())
+    grey = ResizedCrop()(colour)
+    share = (grey[:, 0] == grey[:, 1]).all(2).all(1).float().mean().item()
+    assert share == pytest.approx(0.2, abs=0.02)
+
+
+def test_inputs_that_are_no_images_are_their_own_view() -> None:
+    x = torch.randn(4, 7)
+    assert ResizedCrop()(x) is x
+    assert ResizedCrop()(torch.zeros(0, 3, 8, 8, dtype=torch.uint8)).shape == (0, 3, 8, 8)

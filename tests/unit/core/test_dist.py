@@ -51,9 +51,11 @@ def test_gather_keeps_order_dtype_and_unequal_sizes(both: Outputs) -> None:
                 assert got.dtype == dtype and torch.equal(got, expected), (dtype, taken)
 
 
-@pytest.mark.parametrize(
-    "name", ["cross_entropy", "mean_squared_error", "distillation", "mean_grad"]
-)
+LOSSES = ["cross_entropy", "mean_squared_error", "distillation", "mean_grad"]
+LOSSES += ["proxy_contrast", "pair_contrast", "proxy_distillation", "relation_distillation"]
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_gradients_of_means_are_the_global_ones(both: Outputs, name: str) -> None:
     """4 rows on one rank and 3 on the other: the mean of the ranks' means would be wrong."""
     single = ranks.losses(slice(0, 7))[name]
