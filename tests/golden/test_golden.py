@@ -22,7 +22,7 @@ TOLERANCE = 2  # samples of 30
 
 @pytest.mark.parametrize("strategy", sorted(json.loads(PINNED.read_text())))
 def test_counts_have_not_moved(make_cell: MakeCell, strategy: str) -> None:
-    store = make_cell(f"strategy={strategy}", *WORDS)
+    store = make_cell(*WORDS, *f"strategy={strategy}".split())
     assert run_cell(store.folder) == 0
     rows = [r for r in store.read_trace("net/seen").to_pylist() if r["iteration"] % EVERY == 0]
     found = [[r["iteration"], r["eval_experience"], r["correct"]] for r in rows]
