@@ -6,6 +6,7 @@ from clframe.core.dist import gather, global_size, mean_grad, mean_of, part, tot
 from clframe.core.experience import Batch, Experience, Samples, Scenario, Stream
 from clframe.core.gradients import fisher_diagonal
 from clframe.core.losses import (
+    class_counts,
     cross_entropy,
     distillation,
     keep_classes,
@@ -59,6 +60,7 @@ __all__ = [
     "Wrapper",
     "by_classes",
     "by_views",
+    "class_counts",
     "class_groups",
     "class_order",
     "cross_entropy",

@@ -92,7 +92,7 @@ class Ewc(Strategy):
 
     @torch.no_grad()
     def end(self, exp: Experience) -> None:
-        squares = self.estimate(exp.train)
+        squares = self.estimate(exp.train).values()
         rows = zip(self.precision, self.centre, squares, self._weights().values(), strict=True)
         for fisher, centre, new, weight in rows:
             if self.mode == "online":
@@ -105,8 +105,8 @@ class Ewc(Strategy):
             centre.addcmul_(pull, gap)
             fisher.add_(new)
 
-    def estimate(self, data: Samples) -> list[Tensor]:
-        """The diagonal of the Fisher matrix on `data`, one tensor for each weight of the net."""
+    def estimate(self, data: Samples) -> dict[str, Tensor]:
+        """The diagonal of the Fisher matrix on `data`, by the names of the net's weights."""
         index = torch.randperm(len(data), generator=shared_rng("fisher"))[: self.fisher_samples]
         if self.fisher == "empirical":
             return fisher_diagonal(self.net, data, index)

@@ -16,6 +16,7 @@ offered to it afterwards. Unlike it: exact reservoir, no last incomplete batch i
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from clframe.api import (
     ResizedCrop,
     Strategy,
     StreamInfo,
+    class_counts,
     gather,
     global_size,
     mean_of,
@@ -58,13 +60,13 @@ class Hpcr(Strategy):
     alpha: weight of the proxy-level distillation (0.1; CIFAR-10: 0.01).
     beta: weight of the sample-level distillation (0.5).
     repeats: updates on each batch, each with a new draw of the memory (1).
-    view: the second view: "resized_crop" (as published) or "net" (what net.augment does).
+    view: the second view: "resized_crop" (as published) or "net" (what net.augment=true does).
 
     Its head is a cosine one whatever `net.head` says; the published runs have
     net.normalise=false, batches of 10, and lr 0.1 without momentum.
     """
 
-    steps: Tensor
+    batches: Tensor
 
     def __init__(
         self,
@@ -96,17 +98,25 @@ class Hpcr(Strategy):
                 raise ConfigError(f"{name}: {weight} is not a weight; give 0 or more.")
         if replay_size is not None and replay_size < 1:
             raise ConfigError(f"replay_size: {replay_size} rows cannot be drawn; give 1 or more.")
-        if repeats < 1 or period < 0:
-            name, value = ("repeats", repeats) if repeats < 1 else ("period", period)
-            raise ConfigError(f"{name}: {value} is too few; give {int(repeats < 1)} or more.")
+        least = {
+            "repeats": (repeats, 1),
+            "period": (period, 0),
+            "pair_threshold": (pair_threshold, 1),
+        }
+        for name, (count, fewest) in least.items():
+            if count < fewest:
+                raise ConfigError(f"{name}: {count} is too few; give {fewest} or more.")
+        if tau_low > tau_high:
+            raise ConfigError(f"tau_low: {tau_low} is above tau_high, {tau_high}; swap them.")
         self.replay_size, self.tau, self.repeats = replay_size, temperature, repeats
         self.pair_mode, self.pair_threshold = pair_mode, pair_threshold
         self.tau_low, self.tau_high, self.period = tau_low, tau_high, period
         self.alpha, self.beta, self.view = alpha, beta, view
         self.memory = ReplayBuffer(capacity)
         self.resized_crop = ResizedCrop()
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
         self._second: Tensor | None = None
+        self._recorded: dict[str, Tensor] = {}
 
     def attach(self, net: Net, info: StreamInfo) -> None:
         super().attach(net, info)
@@ -118,7 +128,7 @@ class Hpcr(Strategy):
         self.later = exp.index > 0
 
     def begin(self, exp: Experience) -> None:
-        self.steps.zero_()
+        self.batches.zero_()
 
     def before_step(self, batch: Batch) -> None:
         if self._second is None:  # one for all repeats
@@ -126,53 +136,62 @@ class Hpcr(Strategy):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         assert self._second is not None
-        features = self.net.features(torch.cat([batch.x, self._second]))
-        plain = features[: len(batch.x)].detach()
-        self._recorded = self.net.without_closed(self.net.classify(plain)), plain
+        new = self._anchors(batch.x, self._second, batch.y)
+        if self.alpha or self.beta:
+            logits, features = (
+                rows[: len(batch.x)].detach() for rows in (new.logits, new.features)
+            )
+            self._recorded = {"logits": self.net.without_closed(logits), "features": features}
         old = self.memory.sample(self.replay_size or global_size(batch.y), batch.x.device)
         if old is None:
             return {}
-        replayed = self.net.features(torch.cat([old["x"], self._viewed(old["x"])]))
-        labels = torch.cat([gather(old["y"]).repeat(2), gather(batch.y).repeat(2)])
-        terms = self._contrast(labels, replay=(replayed, old["y"]), new=(features, batch.y))
-        drawn = 2 * global_size(old["y"])
+        replay = self._anchors(old["x"], self._viewed(old["x"]), old["y"])
+        labels = torch.cat([gather(y).repeat(2) for y in (old["y"], batch.y)])
+        counts = class_counts(labels, self.net.num_classes)
+        if self._takes_pairs(replay.size):
+            terms = self._contrast_pairs(labels, replay=replay, new=new)
+        else:
+            terms = {
+                name: mean_of(proxy_contrast(g.logits, g.y.repeat(2), counts), len(labels))
+                for name, g in (("new", new), ("replay", replay))
+            }
+        terms = {name: self.swing() * term for name, term in terms.items()}
         if self.later and self.alpha:
-            logits, target = self.net.classify(replayed), old["logits"].repeat(2, 1)
-            change = mean_of(proxy_distillation(logits, target, labels), drawn)
-            terms["proxy_distil"] = self.alpha * change
+            change = proxy_distillation(replay.logits, old["logits"].repeat(2, 1), counts)
+            terms["proxy_distil"] = self.alpha * mean_of(change, replay.size)
         if self.later and self.beta:
-            everyone, stored = _both_views(replayed, old["y"]), gather(old["features"]).repeat(2, 1)
-            drift = relation_distillation(replayed, _rows(old["y"]), everyone, stored, self.tau)
-            terms["sample_distil"] = self.beta * mean_of(drift, drawn)
+            everyone, stored = replay.everyone(), gather(old["features"]).repeat(2, 1)
+            drift = relation_distillation(
+                replay.features, replay.rows(), everyone, stored, self.tau
+            )
+            terms["sample_distil"] = self.beta * mean_of(drift, replay.size)
         return terms
+
+    def _anchors(self, x: Tensor, second: Tensor, y: Tensor) -> Anchors:
+        features = self.net.features(torch.cat([x, second]))
+        return Anchors(features, self.net.classify(features), y)
 
     def _viewed(self, x: Tensor) -> Tensor:
         return self.resized_crop(x) if self.view == "resized_crop" else self.augment(x)
 
-    def _contrast(self, labels: Tensor, **groups: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """The share of each group of anchors (features [2 n, D], labels [n]) in the mean over Y."""
-        sizes = {name: 2 * global_size(y) for name, (_, y) in groups.items()}
-        pairs = self.pair_mode in ("one", "all")
-        if self.pair_mode == "auto":
-            pairs = sizes["replay"] >= 2 * self.pair_threshold
-        if not pairs:
-            return {
-                name: self.swing()
-                * mean_of(proxy_contrast(self.net.classify(z), y.repeat(2), labels), len(labels))
-                for name, (z, y) in groups.items()
-            }
-        everyone = torch.cat([_both_views(z, y) for z, y in groups.values()])
+    def _takes_pairs(self, drawn: int) -> bool:
+        large = drawn >= 2 * self.pair_threshold
+        return self.pair_mode in ("one", "all") or (self.pair_mode == "auto" and large)
+
+    def _contrast_pairs(self, labels: Tensor, **groups: Anchors) -> dict[str, Tensor]:
+        """What each group has of the mean over all anchors, with samples and proxies as rivals."""
+        everyone = torch.cat([group.everyone() for group in groups.values()])
         proxies = self.net.head.weight[labels]  # one for each sample
         rivals, names = torch.cat([everyone, proxies]), labels.repeat(2)
         terms, first, count = {}, 0, len(labels) * (2 if self.pair_mode == "all" else 1)
-        for name, (z, y) in groups.items():
-            rows, own = _rows(y) + first, y.repeat(2)
-            losses = pair_contrast(z, own, rows, rivals, names, self.tau)
+        for name, group in groups.items():
+            own, rows = group.y.repeat(2), group.rows() + first
+            losses = pair_contrast(group.features, own, rows, rivals, names, self.tau)
             if self.pair_mode == "all":
                 rows = rows + len(labels)
                 losses = losses + pair_contrast(rivals[rows], own, rows, rivals, names, self.tau)
-            terms[name] = self.swing() * mean_of(losses, count)
-            first += sizes[name]
+            terms[name] = mean_of(losses, count)
+            first += group.size
         return terms
 
     def swing(self) -> Tensor | float:
@@ -180,25 +199,34 @@ class Hpcr(Strategy):
         if not self.period:
             return 1.0
         low, high = self.tau / self.tau_high, self.tau / self.tau_low
-        turn = (self.steps % self.period) * (2 * math.pi / self.period)
+        turn = (self.batches % self.period) * (2 * math.pi / self.period)
         return low + (high - low) * (1 - torch.cos(turn)) / 2
 
     def after_batch(self, batch: Batch) -> None:
-        rows = batch._asdict()
-        if self.alpha or self.beta:
-            rows["logits"], rows["features"] = self._recorded
-        self.memory.add(**rows)
-        self.steps += 1
+        self.memory.add(**batch._asdict(), **self._recorded)
+        self.batches += 1
         self._second = None
 
 
-def _rows(y: Tensor) -> Tensor:
-    """Where this rank's two views of a batch stand in `_both_views`, [2 n]."""
-    count = global_size(y)
-    own = torch.arange(count, device=y.device)[part(count)]
-    return torch.cat([own, own + count])
+class Anchors(NamedTuple):
+    """This rank's two views of some rows: features [2 n, D], logits [2 n, C], labels [n]."""
 
+    features: Tensor
+    logits: Tensor
+    y: Tensor
 
-def _both_views(rows: Tensor, y: Tensor) -> Tensor:
-    """First views of the global batch, then second ones: [2 n, D] of each rank to [2 N, D]."""
-    return gather(torch.stack(rows.chunk(2), 1), of=y).transpose(0, 1).flatten(0, 1)
+    @property
+    def size(self) -> int:
+        """Views on all ranks."""
+        return 2 * global_size(self.y)
+
+    def everyone(self) -> Tensor:
+        """The features of all ranks, first views before second ones; [size, D]."""
+        both = torch.stack(self.features.chunk(2), 1)
+        return gather(both, of=self.y).transpose(0, 1).flatten(0, 1)
+
+    def rows(self) -> Tensor:
+        """Where this rank's views stand in `everyone`, [2 n]."""
+        count = global_size(self.y)
+        own = torch.arange(count, device=self.y.device)[part(count)]
+        return torch.cat([own, own + count])

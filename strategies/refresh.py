@@ -39,13 +39,17 @@ class Refresh(Wrapper):
     """Before each update of any strategy, a small step uphill.
 
     delta: length of the step, in norms of each tensor (1e-5, as released; with norm=none a rate).
-    steps: how many of them before each update (the paper's J: 1).
+    ascents: how many of them before each update (the paper's J: 1).
     loss_scope: what is unlearnt: "current_ce", of the incoming batch, or "full_cl", the base's own.
     norm: "per_tensor" (a gradient as long as its tensor) or "none" (as it is).
     noise_scale: of normal noise, within delta (1e-3; 0 saves the time of drawing it).
     fisher_scale: how much important weights are spared (1e-3; 0 saves estimating the matrix).
     fisher_decay: what is kept of the matrix from one experience to the next (1e-5).
-    fisher_samples: samples of each experience that estimate it; null takes all, as published.
+    fisher_samples: samples of each experience that estimate it; null takes all, as published
+        (for a ResNet-18 on a CPU that takes longer than training).
+
+    It moves what is trainable of the network when it is attached. It also unlearns where the base
+    then makes no update, as HPCR does while its memory is empty. A forget request clears F.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class Refresh(Wrapper):
         base: Strategy,
         *,
         delta: float = 1e-5,
-        steps: int = 1,
+        ascents: int = 1,
         loss_scope: str = "current_ce",
         norm: str = "per_tensor",
         noise_scale: float = 1e-3,
@@ -72,11 +76,11 @@ class Refresh(Wrapper):
                 raise ConfigError(f"{name}: {scale} is not a scale; give 0 or more.")
         if not 0 <= fisher_decay <= 1:
             raise ConfigError(f"fisher_decay: {fisher_decay} is no share; give 0 to 1.")
-        if steps < 1:
-            raise ConfigError(f"steps: {steps} is too few; give 1 or more.")
+        if ascents < 1:
+            raise ConfigError(f"ascents: {ascents} is too few; give 1 or more.")
         if fisher_samples is not None and fisher_samples < 1:
             raise ConfigError(f"fisher_samples: {fisher_samples} is too few; give 1 or more.")
-        self.delta, self.steps, self.loss_scope, self.norm = delta, steps, loss_scope, norm
+        self.delta, self.ascents, self.loss_scope, self.norm = delta, ascents, loss_scope, norm
         self.noise_scale, self.fisher_scale = noise_scale, fisher_scale
         self.fisher_decay, self.fisher_samples = fisher_decay, fisher_samples
 
@@ -88,49 +92,50 @@ class Refresh(Wrapper):
 
     def before_step(self, batch: Batch) -> None:
         super().before_step(batch)
-        for _ in range(self.steps if self.delta else 0):
+        for _ in range(self.ascents if self.delta else 0):
             self.unlearn(batch)
 
     def unlearn(self, batch: Batch) -> None:
         """One step uphill; batch norm's statistics, `.grad` and all draws stay as they are."""
-        weights = [self.net.get_parameter(name) for name in self.names]
+        trained = {id(p) for p in self.trainable() if p.requires_grad}
+        pairs = zip(map(self.net.get_parameter, self.names), self.fisher, strict=True)
+        moved = [(weight, fisher) for weight, fisher in pairs if id(weight) in trained]
         with frozen_state(self):
-            terms = self._uphill(batch)
+            terms = self._uphill(batch) if moved else {}
             if not terms:
                 return
-            gradients = mean_grad(torch.stack(list(terms.values())).sum(), weights)
+            loss = torch.stack(list(terms.values())).sum()
+            gradients = mean_grad(loss, [weight for weight, _ in moved])
         seed = shared_rng("refresh/noise").initial_seed()
-        noise = torch.Generator(weights[0].device).manual_seed(seed)  # the same on every rank
+        noise = torch.Generator(loss.device).manual_seed(seed)  # the same on every rank
         with torch.no_grad():
-            for weight, gradient, fisher in zip(weights, gradients, self.fisher, strict=True):
-                step = self._direction(gradient, weight)
+            for (weight, fisher), gradient in zip(moved, gradients, strict=True):
+                length = gradient.norm()
+                scale = weight.norm() / length if self.norm == "per_tensor" else 1.0
+                step = gradient * scale
                 if self.noise_scale:
                     drawn = torch.randn(weight.shape, generator=noise, device=weight.device)
                     step = step + self.noise_scale * drawn.to(weight)
                 if self.fisher_scale:
                     step = step / (1 + self.fisher_scale * fisher)
-                weight.add_(step, alpha=self.delta)
+                weight.add_(torch.where(length > 0, step, 0.0), alpha=self.delta)
 
     def _uphill(self, batch: Batch) -> dict[str, Tensor]:
-        """What is unlearnt, on the very views and draws that the base's own step will see."""
+        """What is unlearnt; its draws are drawn again by the base's own step."""
         if self.loss_scope == "full_cl":
             return self.base.loss(batch)
         return {"new": cross_entropy(self.net(self.augment(batch.x)), batch.y)}
-
-    def _direction(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        """The gradient, as long as its tensor; none where there is no gradient."""
-        if self.norm == "none":
-            return gradient
-        length = gradient.norm()
-        return gradient * torch.where(length > 0, weight.norm() / length, 0.0)
 
     def end(self, exp: Experience) -> bool | None:
         changed = super().end(exp)
         if self.delta and self.fisher_scale:
             index = torch.randperm(len(exp.train), generator=shared_rng("refresh/fisher"))
-            index = index[: self.fisher_samples]
-            for old, new in zip(
-                self.fisher, fisher_diagonal(self.net, exp.train, index, likely=True), strict=True
-            ):
-                old.mul_(self.fisher_decay).add_(new)
+            found = fisher_diagonal(self.net, exp.train, index[: self.fisher_samples], likely=True)
+            for name, fisher in zip(self.names, self.fisher, strict=True):
+                fisher.mul_(self.fisher_decay).add_(found.get(name, 0.0))
         return changed
+
+    def forget(self, exp: Experience) -> bool | None:
+        for fisher in self.fisher:  # estimated on data that may be withdrawn
+            fisher.zero_()
+        return super().forget(exp)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clframe.config.fits import misfit
-from clframe.config.problems import MISSING, Locate, Problem, fail, look_up, unknown_key
+from clframe.config.problems import MISSING, Locate, Problem, brief, fail, look_up, unknown_key
 from clframe.config.read import read_yaml
 from clframe.config.schema import RunConfig
 from clframe.errors import ClframeError, PluginError, nearest
@@ -40,6 +40,14 @@ class Choice:
         for key in self.keys:
             merged |= self.given.get(key, {})
         return merged
+
+    @property
+    def contested(self) -> list[str]:
+        """What the preset sets, and the run sets otherwise, but by the plug-in's name alone."""
+        if self.name == self.plugin.name:
+            return []
+        ours, own = self.given.get(self.plugin.name, {}), self.given.get(self.name, {})
+        return [k for k, v in self.preset.items() if k not in own and ours.get(k, v) != v]
 
     def source_of(self, argument: str, locate: Locate) -> tuple[str, str]:
         """Where an argument was set, and by what key."""
@@ -161,6 +169,11 @@ def _check_options(choice: Choice, data: Mapping[str, Any], locate: Locate) -> l
         )
         if wrong:
             problems.append(Problem(*choice.source_of(name, locate), value, wrong))
+    for name in choice.contested:
+        value = choice.given[choice.plugin.name][name]
+        text = f"the preset {choice.name} sets {name} itself, to {brief(choice.preset[name])}; say "
+        text += f"which one holds with options.{choice.name}.{name}"
+        problems.append(Problem(*locate(f"options.{choice.plugin.name}.{name}"), value, text))
     told = {"seed": data.get("seed", 0), "root": look_up(data, "data.root")}
     for name, option in known.items():
         injected = choice.plugin.kind == "scenario" and told.get(name) not in (None, MISSING)

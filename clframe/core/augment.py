@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from clframe.core import dist
 from clframe.core.rng import shared_rng
 
+TRIES = 10  # crops drawn for each image before it is taken whole
+
 
 class CropFlip(nn.Module):
     """Shift each image by up to `pad` pixels (zeros come in) and mirror half of them.
@@ -50,30 +52,37 @@ def _draws(x: Tensor, width: int, purpose: str) -> Tensor:
 class ResizedCrop(nn.Module):
     """The second view of contrastive replay: crop, flip, jitter, grey (PCR; Lin et al., 2023).
 
-    A crop of 0.2 to 1 of the area and of 3/4 to 4/3 in its sides' ratio, resized to the image's
-    size; colour images are mirrored with p = 1/2, jittered in brightness, contrast, saturation
-    (+-0.4 each) and hue (+-0.1) with p = 0.8, in an order drawn for the batch, and made grey with
-    p = 0.2. Images of one channel keep their sides and have no colour: brightness and contrast
-    remain. x: [n, C, H, W]; pixels (uint8) stay pixels; of floats, whose range nobody knows, the
-    geometry alone changes. Inputs that are no images are their own view.
+    A crop of 0.2 to 1 of the area and of 3/4 to 4/3 in its sides' ratio, drawn anew where it does
+    not fit (the whole image after 10 tries), resized to the image's size. Colour images are
+    mirrored with p = 1/2, jittered in brightness, contrast, saturation (+-0.4 each) and hue (+-0.1)
+    with p = 0.8, in an order drawn for the batch, and made grey with p = 0.2. Images of one channel
+    keep their sides and have no colour: brightness and contrast remain.
+
+    x: [n, C, H, W]; pixels (uint8) stay pixels; of floats, whose range nobody knows, the geometry
+    alone changes. Inputs that are no images are their own view.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             return x
-        draws = _draws(x, 12, "augment/resized_crop").to(torch.get_default_dtype())
+        draws = _draws(x, 9 + 2 * TRIES, "augment/resized_crop").to(torch.get_default_dtype())
         if not len(x):  # another rank has rows
             return x
+        with torch.autocast(x.device.type, enabled=False):  # coordinates need all their digits
+            return self._view(x, draws)
+
+    def _view(self, x: Tensor, draws: Tensor) -> Tensor:
         pixels = x.dtype == torch.uint8
-        out = _resized(x / 255 if pixels else x, draws[:, :6], flip=x.shape[1] == 3)
+        tries = draws[:, 9:].unflatten(1, (TRIES, 2))
+        out = _resized(x / 255 if pixels else x, tries, draws[:, :3], flip=x.shape[1] == 3)
         if not pixels:
             return out.to(x.dtype)
-        chosen, grey = draws[:, 6] < 0.8, draws[:, 7] < 0.2
+        chosen, grey = draws[:, 3] < 0.8, draws[:, 4] < 0.2
         ways = len(_JITTER) if x.shape[1] == 3 else 2  # without colour, the first two
         order = torch.randperm(ways, generator=shared_rng("augment/jitter")).tolist()
         jittered = out
         for step in order:
-            amount = (2 * draws[:, 8 + step] - 1).view(-1, 1, 1, 1)
+            amount = (2 * draws[:, 5 + step] - 1).view(-1, 1, 1, 1)
             jittered = _JITTER[step](jittered, amount)
         out = torch.where(chosen.view(-1, 1, 1, 1), jittered, out)
         out = torch.where(grey.view(-1, 1, 1, 1), _grey(out), out)
@@ -87,21 +96,28 @@ def standard_augmentation(shape: tuple[int, ...]) -> nn.Module:
     return CropFlip(max(1, shape[1] // 8), flip=shape[0] == 3)
 
 
-def _resized(x: Tensor, draws: Tensor, *, flip: bool) -> Tensor:
+def _crop_sizes(tries: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Sides of the first crop that fits, in shares of the image's, from draws [n, tries, 2]."""
+    area, ratio = tries.unbind(2)
+    area, ratio = 0.2 + 0.8 * area, torch.exp((2 * ratio - 1) * math.log(4 / 3))
+    wide, high = (area * ratio * height / width).sqrt(), (area / ratio * width / height).sqrt()
+    fits = (wide <= 1) & (high <= 1)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    none = ~fits.gather(1, first)
+    wide, high = (side.gather(1, first).masked_fill(none, 1.0).squeeze(1) for side in (wide, high))
+    return wide, high
+
+
+def _resized(x: Tensor, tries: Tensor, place: Tensor, *, flip: bool) -> Tensor:
     """A crop of each image, resized to the whole by bilinear interpolation."""
     n, _, height, width = x.shape
-    area, ratio, top, left, mirror = draws[:, :5].unbind(1)
-    ratio = torch.exp((2 * ratio - 1) * math.log(4 / 3))
-    area = (0.2 + 0.8 * area) * height * width
-    wide = (area * ratio).sqrt().clamp(1, width)
-    high = (area / ratio).sqrt().clamp(1, height)
-    theta = torch.zeros(n, 2, 3, device=x.device, dtype=draws.dtype)
-    theta[:, 0, 0] = wide / width
-    if flip:
-        theta[:, 0, 0] *= torch.where(mirror < 0.5, -1.0, 1.0)
-    theta[:, 1, 1] = high / height
-    theta[:, 0, 2] = (2 * left - 1) * (1 - wide / width)  # the centre; -1 and 1 are the borders
-    theta[:, 1, 2] = (2 * top - 1) * (1 - high / height)
+    wide, high = _crop_sizes(tries, height, width)
+    top, left, mirror = place.unbind(1)
+    theta = torch.zeros(n, 2, 3, device=x.device, dtype=place.dtype)
+    theta[:, 0, 0] = wide * torch.where(mirror < 0.5, -1.0, 1.0) if flip else wide
+    theta[:, 1, 1] = high
+    theta[:, 0, 2] = (2 * left - 1) * (1 - wide)  # the centre; -1 and 1 are the borders
+    theta[:, 1, 2] = (2 * top - 1) * (1 - high)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x.to(grid), grid, padding_mode="border", align_corners=False)
 
@@ -110,8 +126,8 @@ def _grey(x: Tensor) -> Tensor:
     """Luma of each pixel (ITU-R BT.601), as many channels as before; [n, C, H, W]."""
     if x.shape[1] != 3:
         return x
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=x.device, dtype=x.dtype)
-    return (x * weights.view(3, 1, 1)).sum(1, keepdim=True).expand_as(x)
+    red, green, blue = x.split(1, 1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).expand_as(x)
 
 
 def _blend(x: Tensor, other: Tensor, amount: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from clframe.core import dist
 from clframe.core.experience import Samples
 from clframe.core.net import Net, evaluating, frozen_state
 
-ROOM = 2**24  # floats that the gradients of one chunk of samples may take
+ROOM = {"cpu": 2**24, "cuda": 2**30}  # floats that the gradients of one chunk may take
 
 
 def fisher_diagonal(
@@ -21,16 +21,17 @@ def fisher_diagonal(
     *,
     lots: Tensor | None = None,
     likely: bool = False,
-) -> list[Tensor]:
-    """Mean of (d log p(y|x) / d theta)^2 over samples, for each trainable weight of `net`.
+) -> dict[str, Tensor]:
+    """Mean of (d log p(y|x) / d theta)^2 over samples, for each trainable weight of `net`, by name.
 
     index [n]: rows of `data`, the same on every rank; each rank works on its part of them. `lots`
     [n] in [0, 1): draw y from the model's own p(.|x) by these; by default it is the data's label.
     `likely`: each sample counts p(y|x) times. In eval mode; leaves no trace in the net.
     """
     weights = {n: p.detach() for n, p in net.named_parameters() if p.requires_grad}
-    chunk = max(1, ROOM // max(1, sum(p.numel() for p in weights.values())))
-    squares = [torch.zeros_like(p) for p in weights.values()]
+    room = ROOM.get(net.gain.device.type, ROOM["cpu"])
+    chunk = max(1, room // max(1, sum(p.numel() for p in weights.values())))
+    squares = {name: torch.zeros_like(p) for name, p in weights.items()}
     share = dist.part(len(index))
     with frozen_state(net), evaluating(net), torch.no_grad():
         for first in range(share.start, share.stop, chunk):
@@ -40,10 +41,10 @@ def fisher_diagonal(
             if lots is not None:
                 y = _drawn(torch.softmax(net(x), 1), lots[some])
             gradients, log_p = _gradients(net, weights, x, y)
-            for square, rows in zip(squares, gradients, strict=True):
-                found = rows.square_()
-                square += torch.tensordot(log_p.exp(), found, 1) if likely else found.sum(0)
-    return [dist.total(square) / max(1, len(index)) for square in squares]
+            for name, rows in gradients.items():
+                found = rows.square()
+                squares[name] += torch.tensordot(log_p.exp(), found, 1) if likely else found.sum(0)
+    return {name: dist.total(s) / max(1, len(index)) for name, s in squares.items()}
 
 
 def _drawn(p: Tensor, lots: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ def _drawn(p: Tensor, lots: Tensor) -> Tensor:
 
 def _gradients(
     net: Net, weights: dict[str, Tensor], x: Tensor, y: Tensor
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Of log p(y|x) with respect to each weight, sample by sample, [n, ...] each; and log p."""
 
     def log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -62,4 +63,4 @@ def _gradients(
 
     each = vmap(grad_and_value(log_likelihood), in_dims=(None, 0, 0))
     gradients, log_p = each(weights, x, y)
-    return list(gradients.values()), log_p
+    return gradients, log_p

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from clframe.core import dist
 
+CLOSED = -1e9  # what a class or a row that takes no part has for a score; finite, so never NaN
+
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy; logits [n, C], y [n] int64."""
@@ -31,21 +33,25 @@ def distillation(logits: Tensor, target: Tensor, temperature: float = 2.0) -> Te
     return dist.mean(terms) * temperature**2
 
 
-def keep_classes(logits: Tensor, keep: Tensor, closed: float = -1e9) -> Tensor:
+def keep_classes(logits: Tensor, keep: Tensor, closed: float = CLOSED) -> Tensor:
     """Logits with every class outside `keep` ([C] bool) set to a finite, very low value."""
     return logits.masked_fill(~keep, closed)
 
 
-def proxy_contrast(logits: Tensor, y: Tensor, labels: Tensor) -> Tensor:
-    """-s_iy + log sum_c n_c exp(s_ic) for each row i, [n]; c runs over the classes in `labels`.
+def class_counts(labels: Tensor, num_classes: int) -> Tensor:
+    """How often each class is among `labels` [N]: int64 [C], without waiting for the device."""
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).sum(0)
 
-    logits: s [n, C], cosines with each class's proxy over the temperature; y: [n]. labels: those of
-    the whole global batch, [N], of which n_c are c: a class competes once for each of its samples
+
+def proxy_contrast(logits: Tensor, y: Tensor, counts: Tensor) -> Tensor:
+    """-s_iy + log sum_c n_c exp(s_ic) for each row i, [n]; c runs over the classes with n_c > 0.
+
+    logits: s [n, C], cosines with each class's proxy over the temperature; y: [n]. counts: n_c, the
+    samples of each class in the whole global batch, [C]: a class competes once for each of them
     (PCR; Lin et al., 2023). Absent classes get no gradient at all.
     """
-    prior = torch.bincount(labels, minlength=logits.shape[1]).to(logits).log()
     own = logits.gather(1, y[:, None])
-    return torch.logsumexp(logits - own + prior, 1)  # small losses lose no digits this way
+    return torch.logsumexp(logits - own + counts.log(), 1)  # small losses lose no digits this way
 
 
 def pair_contrast(
@@ -57,20 +63,19 @@ def pair_contrast(
     labels [N]; positives have the anchor's label. A positive must be there for each. Cosines over
     the temperature `tau` (supervised contrastive loss; Khosla et al., 2020).
     """
-    similar = F.linear(_unit(anchors), _unit(candidates)) / tau
+    similar = _cosines(anchors, candidates) / tau
     itself = index[:, None] == torch.arange(len(candidates), device=index.device)
     positive = (y[:, None] == labels) & ~itself
-    partition = torch.logsumexp(_without(itself, similar), 1)
+    partition = torch.logsumexp(similar.masked_fill(itself, CLOSED), 1)
     return partition - (similar * positive).sum(1) / positive.sum(1)
 
 
-def proxy_distillation(logits: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """Mean over `labels` [N], with repetitions, of (logits - target)^2 in that column; [n].
+def proxy_distillation(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """Mean of (logits - target)^2 over columns, column c taken n_c times; [n].
 
-    logits and target: [n, C]. The proxy-level term of HPCR (Lin et al., 2025).
+    logits and target: [n, C]; counts: n_c [C]. The proxy-level term of HPCR (Lin et al., 2025).
     """
-    counts = torch.bincount(labels, minlength=logits.shape[1]).to(logits)
-    return (logits - target).square() @ (counts / max(len(labels), 1))
+    return (logits - target).square() @ (counts / counts.sum().clamp(min=1)).to(logits)
 
 
 def relation_distillation(
@@ -83,18 +88,19 @@ def relation_distillation(
     2025); at least the entropy of q, not 0. Zero for a row that is alone.
     """
     itself = index[:, None] == torch.arange(len(everyone), device=index.device)
-    unit, old = _unit(everyone), _unit(stored)
-    now = _without(itself, F.linear(_unit(features), unit) / tau)
-    before = _without(itself, F.linear(old[index], old) / tau)
+    now = (_cosines(features, everyone) / tau).masked_fill(itself, CLOSED)
+    before = (_cosines(stored[index], stored) / tau).masked_fill(itself, CLOSED)
     terms = torch.softmax(before, 1) * F.log_softmax(now, 1)
     return -terms.masked_fill(itself, 0.0).sum(1)
 
 
-def _unit(rows: Tensor) -> Tensor:
-    """Rows of length 1; the norm is guarded by + 1e-6, as in the code of PCR."""
-    return rows / (rows.norm(dim=1, keepdim=True) + 1e-6)
+def _cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """[n, D] and [N, D] to [n, N]; in single precision at least, whatever the run computes in.
 
-
-def _without(mask: Tensor, scores: Tensor) -> Tensor:
-    """Scores that lose every softmax where `mask` is set; finite, so that no gradient is NaN."""
-    return scores.masked_fill(mask, torch.finfo(scores.dtype).min)
+    Norms are guarded by + 1e-6, as in the code of PCR.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        half = rows.dtype in (torch.float16, torch.bfloat16)
+        pair = (t.float() if half else t.to(rows.dtype) for t in (rows, others))
+        one, other = (t / (t.norm(dim=1, keepdim=True) + 1e-6) for t in pair)
+        return F.linear(one, other)

@@ -154,8 +154,10 @@ class ContinualModule(LightningModule):
         if terms:
             self.observer.gradients(at.iteration, terms)
             self._step(terms)
-            if learn:
-                strategy.after_step(batch)
+        if self.average_norms:
+            dist.average_batch_norm(strategy)
+        if terms and learn:
+            strategy.after_step(batch)
         if learn and at.local % strategy.repeats == 0:
             strategy.after_batch(batch)
         self.observer.after_update(at.iteration, at.local, last, terms)
@@ -188,8 +190,6 @@ class ContinualModule(LightningModule):
         else:
             scaler.step(optimizer)
             scaler.update()
-        if self.average_norms:
-            dist.average_batch_norm(self.strategy)
 
     def on_train_end(self) -> None:
         self.observer.finish(self)

@@ -46,22 +46,27 @@ def paired_table(
 ) -> Table:
     """Differences to the baseline over shared seeds; p values Holm-corrected within each metric.
 
-    A wrapped strategy (`wrapper+base`) is also compared with what it wraps.
+    A wrapped strategy (`wrapper+base`) is also compared with what it wraps, at equal settings.
     """
     table: Table = []
     for members in by_benchmark(groups).values():
-        for group in members:
-            named = (baseline, group.method.strategy.partition("+")[2])
-            found = [baseline_for(group, members, name) for name in named if name]
-            bases = {b.method: b for b in found if b is not None and not group.reference}
-            for method, base in bases.items():
-                if method != group.method:
-                    table += [_difference(key, group, base, values) for key in COMPARED]
+        for group in (g for g in members if not g.reference):
+            found = [] if baseline is None else [baseline_for(group, members, baseline)]
+            found += [g for g in members if _wrapped(g.method, group.method)]
+            bases = {b.method: b for b in found if b is not None and b.method != group.method}
+            for base in bases.values():
+                table += [_difference(key, group, base, values) for key in COMPARED]
     for key in COMPARED:
         rows = [r for r in table if r["metric"] == key]
         for row, p in zip(rows, holm([r["p_sign_flip"] for r in rows]), strict=True):
             row["p_holm"] = p
     return table
+
+
+def _wrapped(base: Method, method: Method) -> bool:
+    """Whether `method` is a wrapper around `base`, with whatever is set of it set alike."""
+    inner = method.strategy.partition("+")[2]
+    return inner == base.strategy and set(base.variant) <= set(method.variant)
 
 
 def _difference(key: str, group: Group, base: Group, values: Mapping[str, Values]) -> Record:

@@ -61,19 +61,18 @@ def _metrics(title: str, table: Table, columns: Sequence[Column], note: str) -> 
 
 
 def paired_view(table: Table, benchmark: str) -> View | None:
-    """Differences to the baseline, a column per metric."""
+    """Differences to the baseline and to what is wrapped, a column per metric."""
     own = [r for r in table if r["benchmark"] == benchmark]
     if not own:
         return None
     columns = [BY_KEY[key] for key in COMPARED]
     rows = []
-    for method in dict.fromkeys(r["method"] for r in own):
-        found = {r["metric"]: r for r in own if r["method"] == method}
-        cells = [_difference(found[c.key]) for c in columns]
-        rows.append([method, found[COMPARED[0]]["baseline"], *cells])
+    for pair in dict.fromkeys((r["method"], r["baseline"]) for r in own):
+        found = {r["metric"]: r for r in own if (r["method"], r["baseline"]) == pair}
+        rows.append([*pair, *(_difference(found[c.key]) for c in columns)])
     note = (
         "Method minus baseline over shared seeds, in points: mean ± half-width of the 95% t "
-        "interval; then the p of the exact sign-flip test, Holm-adjusted over all methods and "
+        "interval; then the p of the exact sign-flip test, Holm-adjusted over all pairs and "
         "benchmarks of the metric. With n seeds that test cannot go below 2 / 2ⁿ: 0.25 for three."
     )
     head = ["method", "baseline", *(f"Δ {c.label} {_arrow(c)}" for c in columns)]

@@ -176,7 +176,7 @@ def test_an_exclude_that_matches_nothing_is_noted(project: Path) -> None:
 def test_the_resolved_grid_is_the_same_grid(project: Path) -> None:
     more = "exclude: [{seed: 1, strategy: plain}]\n"
     more += "include: [{strategy: plain, scenario: toy, seed: 9}]\n"
-    spec = grid(project, GRID + more, "optim.momentum=0.5", "options.toy.experiences=2")
+    spec = grid(project, GRID + more, "optim.momentum=0.5", "options.memory.share=0.2")
     again = grid(project, spec.to_yaml())
     assert list(map(run_id, again.cells())) == list(map(run_id, spec.cells()))
 

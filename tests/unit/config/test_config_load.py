@@ -212,7 +212,8 @@ def test_required_options_and_what_the_run_injects(project: Path) -> None:
 def test_presets_lie_below_the_options_of_plugin_and_preset(project: Path) -> None:
     words = ["strategy=outer+big_memory", "scenario=toy_ten"]
     options = [
-        "options.memory.share=0.1",
+        "options.memory.mode=b",
+        "options.memory.share=0.25",
         "options.memory.capacity=1",
         "options.big_memory.capacity=7",
     ]
@@ -220,8 +221,18 @@ def test_presets_lie_below_the_options_of_plugin_and_preset(project: Path) -> No
     outer, memory = resolve_options(cfg, "strategy")
     assert (outer.name, outer.plugin.name, outer.options) == ("outer", "outer", {})
     assert (memory.name, memory.plugin.name) == ("big_memory", "memory")
-    assert memory.options == {"capacity": 7, "share": 0.1}
+    assert memory.options == {"capacity": 7, "share": 0.25, "mode": "b"}
     assert resolve_options(cfg, "scenario")[0].options == {"experiences": 10}
+
+
+def test_what_a_preset_sets_is_changed_by_its_own_name_alone(project: Path) -> None:
+    """The plug-in's name speaks to its other presets too, in a grid that has them all."""
+    with pytest.raises(ConfigError) as error:
+        load_run(["strategy=big_memory", "scenario=toy", "options.memory.share=0.1"])
+    assert "options.memory.share = 0.1: the preset big_memory sets share itself, to 0.25" in str(
+        error.value
+    )
+    assert "options.big_memory.share" in str(error.value)
 
 
 def test_a_preset_with_mistakes(project: Path) -> None:

@@ -13,6 +13,7 @@ from clframe.core import dist
 from clframe.core.augment import CropFlip, ResizedCrop
 from clframe.core.buffer import ReplayBuffer
 from clframe.core.losses import (
+    class_counts,
     cross_entropy,
     distillation,
     mean_squared_error,
@@ -73,9 +74,9 @@ def contrasts(z: Tensor, y: Tensor, target: Tensor, part: slice) -> dict[str, Te
     rivals, names = torch.cat([everyone, torch.eye(3)[labels]]), labels.repeat(2)
     stored = dist.gather(target)
     rows = {
-        "proxy_contrast": proxy_contrast(z, y, labels),
+        "proxy_contrast": proxy_contrast(z, y, class_counts(labels, 3)),
         "pair_contrast": pair_contrast(z, y, index, rivals, names, 0.5),
-        "proxy_distillation": proxy_distillation(z, target, labels),
+        "proxy_distillation": proxy_distillation(z, target, class_counts(labels, 3)),
         "relation_distillation": relation_distillation(z, index, everyone, stored, 0.5),
     }
     return {name: dist.mean_of(losses, 7) for name, losses in rows.items()}

@@ -7,9 +7,16 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
-from clframe.core.augment import CropFlip, ResizedCrop, standard_augmentation
+from clframe.core.augment import (
+    TRIES,
+    CropFlip,
+    ResizedCrop,
+    _crop_sizes,
+    standard_augmentation,
+)
 from clframe.core.rng import clock, generator
 
 
@@ -93,11 +100,14 @@ def test_standard_augmentation_fits_the_input() -> None:
 
 def with_torchvision(image: Tensor, draws: list[float], order: list[int]) -> Tensor:
     """One view by torchvision's own operations on one float image, from the same draws."""
-    area, ratio, top, left, mirror, _, jitter, grey, *amounts = draws
+    top, left, mirror, jitter, grey, *amounts = draws[:9]
     channels, height, width = image.shape
-    ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
-    area = (0.2 + 0.8 * area) * height * width
-    wide, high = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
+    wide, high = float(width), float(height)
+    for area, ratio in reversed(list(zip(draws[9::2], draws[10::2], strict=True))):
+        area = (0.2 + 0.8 * area) * height * width
+        ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
+        if math.sqrt(area * ratio) <= width and math.sqrt(area / ratio) <= height:
+            wide, high = math.sqrt(area * ratio), math.sqrt(area / ratio)  # the first that fits
     top, left = top * (height - high), left * (width - wide)
     corners = [[0, 0], [width, 0], [width, height], [0, height]]
     ends = [[left + x * wide / width, top + y * high / height] for x, y in corners]
@@ -125,7 +135,7 @@ def test_resized_crop_is_torchvisions(shape: tuple[int, ...]) -> None:
     x = smooth.mul(255).round().to(torch.uint8)
     clock.set(3, 11)
     out = ResizedCrop()(x)
-    draws = torch.rand(30, 12, generator=generator(3, "augment/resized_crop", "step", 11, 1))
+    draws = torch.rand(30, 29, generator=generator(3, "augment/resized_crop", "step", 11, 1))
     ways = 4 if shape[0] == 3 else 2
     jitter = generator(3, "augment/jitter", "step", 11, 1)
     order = torch.randperm(ways, generator=jitter).tolist()
@@ -133,6 +143,33 @@ def test_resized_crop_is_torchvisions(shape: tuple[int, ...]) -> None:
     for image, row, found in zip(x, draws.tolist(), out, strict=True):
         expected = 255 * with_torchvision(image / 255, row, order)
         assert (expected - found).abs().max() <= 1.5, row  # rounding, and that of hues
+
+
+def test_crops_are_distributed_as_torchvisions() -> None:
+    """Areas and ratios of sides, against its own sampler; it rounds to whole pixels of 256."""
+    shape = (1, 256, 256)
+    torch.manual_seed(0)
+    boxes = [
+        RandomResizedCrop.get_params(torch.zeros(shape), [0.2, 1.0], [3 / 4, 4 / 3])
+        for _ in range(6000)
+    ]
+    theirs = torch.tensor([[h / 256, w / 256] for _, _, h, w in boxes])
+    wide, high = _crop_sizes(torch.rand(6000, TRIES, 2), 256, 256)
+    quantiles = torch.linspace(0.02, 0.98, 13)
+    for ours, other in ((wide * high, theirs.prod(1)), (wide / high, theirs[:, 1] / theirs[:, 0])):
+        gap = (torch.quantile(ours, quantiles) - torch.quantile(other, quantiles)).abs()
+        assert gap.max() < 0.025
+    never = torch.ones(1, TRIES, 2)  # the whole area, 4 to 3: does not fit
+    assert [side.item() for side in _crop_sizes(never, 256, 256)] == [1, 1]
+
+
+def test_half_precision_does_not_move_the_crop() -> None:
+    x = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    clock.set(0, 3)
+    expected = ResizedCrop()(x)
+    clock.set(0, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ResizedCrop()(x), expected)
 
 
 def test_resized_crop_draws_what_it_says() -> None:

@@ -1,4 +1,4 @@
-"""PCR and HPCR: every numeric example of their specification, and what the examples leave out."""
+"""PCR and HPCR: what a step contrasts, swings, distils and stores (examples 6 and 9)."""
 
 from __future__ import annotations
 
@@ -13,109 +13,14 @@ from torch import Tensor, nn
 
 from clframe.core.augment import ResizedCrop
 from clframe.core.experience import Batch
-from clframe.core.losses import (
-    pair_contrast,
-    proxy_contrast,
-    proxy_distillation,
-    relation_distillation,
-)
+from clframe.core.losses import relation_distillation
 from clframe.core.net import CosineLinear, Net
 from clframe.core.rng import clock
 from clframe.errors import ConfigError
+from tests.unit.core.contrasts import AXES, NW, E, N, W, contrast, pairs, rows
 from tests.unit.strategies.methods import batch_of, build, experience, images, small_net, step
 
 PLAIN = {"period": 0, "alpha": 0, "beta": 0}
-AXES = [[1.0, 0.0], [0.0, 1.0]]
-E, N, W, NW = [1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-0.6, 0.8]
-
-
-def rows(values: list[list[float]]) -> Tensor:
-    return torch.tensor(values)
-
-
-def contrast(
-    features: list[list[float]], y: list[int], tau: float, proxies: list[list[float]] = AXES
-) -> Tensor:
-    """The anchors' losses with proxies as given, through the head that the strategy uses."""
-    head = CosineLinear(2, len(proxies), scale=1 / tau, guard=1e-6)
-    with torch.no_grad():
-        head.weight.copy_(rows(proxies))
-    labels = torch.tensor(y)
-    return proxy_contrast(head(rows(features)), labels, labels)
-
-
-# -- L_PCR ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("tau", "expected"), [(1, 0.313262), (0.5, 0.126928)])
-def test_example_1_two_samples(tau: float, expected: float) -> None:
-    assert contrast(AXES, [0, 1], tau).mean().item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_example_1_at_the_published_temperature() -> None:
-    """The guard of the norms is in the number."""
-    assert contrast(AXES, [0, 1], 0.09).mean().item() == pytest.approx(1.49456e-5, rel=5e-3)
-    exact = F.cross_entropy(torch.eye(2) / 0.09, torch.tensor([0, 1]))
-    assert exact.item() == pytest.approx(1.49452e-5, rel=5e-3)
-
-
-def test_example_1_in_double_precision() -> None:
-    """Tells 1.49456e-5 from 1.49452e-5."""
-    features, y = rows(AXES).double(), torch.tensor([0, 1])
-    unit = features / (features.norm(dim=1, keepdim=True) + 1e-6)
-    loss = proxy_contrast(unit @ unit.T / 0.09, y, y).mean().item()
-    assert loss == pytest.approx(1.49456e-5, rel=1e-5)
-
-
-def test_example_2_a_class_competes_once_for_each_of_its_samples() -> None:
-    losses = contrast([E, E, E, N], [0, 0, 0, 1], 1.0)
-    assert losses.tolist() == pytest.approx([1.214283] * 3 + [0.743668], abs=1e-5)
-    assert losses.mean().item() == pytest.approx(1.096630, abs=1e-5)
-    floor = contrast([E, E, E, N], [0, 0, 0, 1], 0.09).mean().item()
-    assert floor == pytest.approx(0.823974, abs=1e-5)
-    assert floor == pytest.approx(0.75 * math.log(3), abs=1e-4)
-
-
-def test_example_3_an_absent_class_takes_no_part() -> None:
-    head = CosineLinear(2, 3, scale=2.0, guard=1e-6)
-    with torch.no_grad():
-        head.weight.copy_(rows([E, N, W]))
-    y = torch.tensor([0, 1])
-    loss = proxy_contrast(head(rows(AXES)), y, y).mean()
-    loss.backward()
-    assert loss.item() == pytest.approx(0.126928, abs=1e-6)
-    assert head.weight.grad is not None
-    assert torch.equal(head.weight.grad[2], torch.zeros(2)) and head.weight.grad[:2].abs().min() > 0
-    assert F.cross_entropy(head(rows(AXES)), y).item() == pytest.approx(0.525648, abs=1e-5)
-
-
-def test_example_4_lengths_do_not_matter() -> None:
-    plain = contrast([W, N], [0, 1], 0.5).mean().item()
-    scaled = contrast([[1.8, 2.4], [0, 7.0]], [0, 1], 0.5, [[5.0, 0], [0, 0.2]]).mean().item()
-    assert scaled == pytest.approx(plain, abs=1e-5)
-
-
-def pairs(mode: str, features: Tensor, y: Tensor, proxies: Tensor, tau: float) -> float:
-    everyone = torch.cat([features, proxies[y]])
-    count = len(everyone) if mode == "all" else len(y)
-    index = torch.arange(count)
-    losses = pair_contrast(everyone[:count], y.repeat(2)[:count], index, everyone, y.repeat(2), tau)
-    return losses.mean().item()
-
-
-@pytest.mark.parametrize(
-    ("mode", "expected"), [("proxy", 0.999623), ("one", 1.531744), ("all", 1.461929)]
-)
-def test_example_5_pair_modes(mode: str, expected: float) -> None:
-    features, y = rows([E, W, N, NW]), torch.tensor([0, 0, 1, 1])
-    if mode == "proxy":
-        loss = contrast([E, W, N, NW], y.tolist(), 0.5).mean().item()
-    else:
-        loss = pairs(mode, features, y, rows(AXES), 0.5)
-    assert loss == pytest.approx(expected, abs=1e-5)
-
-
-# -- the strategy ---------------------------------------------------------------
 
 
 def terms_of(strategy: Any, batch: Batch) -> dict[str, Tensor]:
@@ -140,7 +45,7 @@ def remember(strategy: Any, x: list[list[float]], y: list[int]) -> None:
     batch = batch_of(x, y, first=100)
     terms_of(strategy, batch)
     strategy.after_batch(batch)
-    strategy.steps.zero_()
+    strategy.batches.zero_()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +92,7 @@ def test_example_6_the_swing(batch: int, expected: float) -> None:
         strategy.prepare(experience(1, [0, 1]))
         with torch.no_grad():
             strategy.net.head.weight.copy_(rows([W, NW]))
-        strategy.steps += batch
+        strategy.batches += batch
         clock.set(0, 7)
         terms = terms_of(strategy, batch_of([N, E], [1, 0]))
         contrastive = terms["new"] + terms["replay"]
@@ -204,37 +109,11 @@ def test_the_swing_starts_anew_with_each_experience() -> None:
     remember(strategy, [E], [0])
     for _ in range(3):
         strategy.after_batch(batch_of([N], [1]))
-    assert strategy.steps.item() == 3
+    assert strategy.batches.item() == 3
     strategy.prepare(experience(1, [0, 1]))
-    assert strategy.steps.item() == 3, "prepare runs again on resume: it may not count"
+    assert strategy.batches.item() == 3, "prepare runs again on resume: it may not count"
     strategy.begin(experience(1, [0, 1]))
-    assert strategy.steps.item() == 0
-
-
-def test_example_7_proxy_distillation() -> None:
-    now, old = rows([[1.0, 0, 2], [0, 1, 0]]), rows([[0.0, 0, 1], [1, 1, 0]])
-    change = proxy_distillation(now, old, torch.tensor([0, 2, 2]))
-    assert change.mean().item() == pytest.approx(0.666667, abs=1e-6)
-
-
-@pytest.mark.parametrize(("tau", "expected", "least"), [(0.5, 1.003036, 0.555755)])
-def test_example_8_relation_distillation(tau: float, expected: float, least: float) -> None:
-    now, stored = rows([E, N, W]), rows([E, [0.8, 0.6], N])
-    index = torch.arange(3)
-    assert relation_distillation(now, index, now, stored, tau).mean().item() == pytest.approx(
-        expected, abs=1e-5
-    )
-    same = stored.clone().requires_grad_()
-    loss = relation_distillation(same, index, same, stored, tau).mean()
-    loss.backward()
-    assert loss.item() == pytest.approx(least, abs=1e-5)
-    assert same.grad is not None and same.grad.abs().max() < 1e-6
-
-
-def test_example_8_at_the_published_temperature() -> None:
-    now, stored, index = rows([E, N, W]), rows([E, [0.8, 0.6], N]), torch.arange(3)
-    found = [relation_distillation(z, index, z, stored, 0.09).mean().item() for z in (now, stored)]
-    assert found == pytest.approx([4.930879, 0.110424], abs=2e-5)
+    assert strategy.batches.item() == 0
 
 
 def test_example_9_nothing_happens_while_the_memory_is_empty() -> None:
