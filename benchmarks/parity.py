@@ -20,7 +20,7 @@ import yaml
 
 from clframe.config.grid import load_grid
 from clframe.config.identity import run_id
-from clframe.config.problems import look_up
+from clframe.config.problems import MISSING, look_up
 from clframe.config.schema import RunConfig
 from clframe.evaluation.statistics import mean_interval
 
@@ -44,10 +44,16 @@ def grid_cells(name: str) -> list[RunConfig]:
 
 
 def cells(row: Row) -> list[RunConfig]:
-    """The cells of the row's grid that the row speaks of: they differ in their seed alone."""
+    """The cells of the row's grid that the row speaks of: they differ in their seed alone.
+
+    `key=default` is a key that a cell does not set.
+    """
     settings = dict(word.split("=", 1) for word in row["cells"].split())
     wanted = {"strategy": row["strategy"], "scenario": row["scenario"]}
-    wanted |= {key: yaml.safe_load(value) for key, value in settings.items()}
+    wanted |= {
+        key: MISSING if value == "default" else yaml.safe_load(value)
+        for key, value in settings.items()
+    }
     found = []
     for cell in grid_cells(row["grid"]):
         facts = cell.model_dump()

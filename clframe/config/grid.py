@@ -15,6 +15,7 @@ import yaml
 
 from clframe.config.identity import run_id
 from clframe.config.load import checked, defaults
+from clframe.config.narrow import Changes, as_list, is_axis, narrowed, with_lists
 from clframe.config.problems import MISSING, Problem, brief, fail, look_up, unknown_key
 from clframe.config.read import COMMAND_LINE, flat, merged, overrides, put, read_yaml, resolved
 from clframe.config.resolve import KINDS, choices
@@ -24,7 +25,6 @@ from clframe.registry import plugin_names, shown, snapshot
 
 PARTS = ("name", "base", "axes", "include", "exclude", "options")
 RESERVED = ("solo", "artifacts")  # folders of runs/ that are no grids
-Changes = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ class GridSpec:
             entry = self.include[included]
             for axis in entry.get("axes", {}):
                 if _touches(axis, key):
-                    return self.where, f"include[{included}].axes.{key}"
+                    said = self.origin.get(axis, ("",))[0] == COMMAND_LINE
+                    written = f"include[{included}].axes.{key}"
+                    return (COMMAND_LINE, key) if said else (self.where, written)
             for path in flat(entry):
                 if _touches(path, key):
                     return self.where, f"include[{included}].{key}"
@@ -175,7 +177,8 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
     """The grid in a file, changed by `key=value` words; nothing is expanded yet.
 
     A word for `strategy`, `scenario`, `seed` or any key that is an axis replaces that axis, `name`
-    renames the grid, and every other word is laid on the base.
+    renames the grid, and every other word is laid on the base. Of included entries with axes of
+    their own, `strategy` and `scenario` choose among what is there; other axes are replaced.
     """
     path = Path(path)
     raw, where = read_yaml(path), shown(path)
@@ -186,22 +189,17 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
     for key, value in flat(raw.get("base") or {}).items():
         put(base, key, value)
         origin[key] = (where, f"base.{key}")
-    axes = {k: v if isinstance(v, list) else [v] for k, v in (raw.get("axes") or {}).items()}
+    axes = {k: as_list(v) for k, v in (raw.get("axes") or {}).items()}
     name = raw.get("name", path.stem)
-    options, includes = raw.get("options") or {}, raw.get("include") or []
-    included = [entry["axes"] for entry in includes if "axes" in entry]
+    options = raw.get("options") or {}
+    includes = [with_lists(entry) for entry in raw.get("include") or []]
     origin |= {f"options.{k}": (where, f"options.{k}") for k in flat(options)}
     for key, value in overrides(words).items():
         origin[key] = (COMMAND_LINE, key)
         if key == "name":
             name = value
-        elif key in axes or key in (*KINDS, "seed") or any(key in own for own in included):
-            values = value if isinstance(value, list) else [value]
-            mine = [own for own in included if key in own]
-            for own in mine:
-                own[key] = values
-            if key in axes or not mine:
-                axes[key] = values
+        elif is_axis(key, axes, includes):
+            axes, includes = narrowed(axes, includes, key, as_list(value))
         elif key.startswith("options."):
             put(options, key.removeprefix("options."), value)
         else:
@@ -230,19 +228,22 @@ def _check_shape(raw: dict[str, Any], where: str) -> Iterator[Problem]:
             if not isinstance(entry, dict) or not entry:
                 yield Problem(where, f"{part}[{i}]", entry, "expected a mapping, {seed: 0} say")
             elif part == "include" and "axes" in entry:
-                yield from _check_axes(entry["axes"], where, f"{part}[{i}].axes")
+                yield from _check_axes(entry, where, f"{part}[{i}].axes")
 
 
-def _check_axes(axes: Any, where: str, written: str) -> Iterator[Problem]:
+def _check_axes(entry: Changes, where: str, written: str) -> Iterator[Problem]:
     """What is wrong with the axes of an included entry."""
+    axes = entry["axes"]
     if not isinstance(axes, dict) or not axes:
         yield Problem(where, written, axes, "expected a mapping, {seed: [0, 1]} say")
         return
     for key, values in axes.items():
         if key not in keys() and not key.startswith(("options.", "net.args.")):
             yield Problem(where, f"{written}.{key}", values, unknown_key(key))
-        elif not isinstance(values, list) or not values:
-            yield Problem(where, f"{written}.{key}", values, "expected a list of values")
+        elif values == []:
+            yield Problem(where, f"{written}.{key}", values, "expected at least one value")
+        elif key in entry:
+            yield Problem(where, f"{written}.{key}", values, "also set beside axes; choose one")
 
 
 def _check_names(spec: GridSpec) -> Iterator[Problem]:

@@ -107,35 +107,6 @@ include:
     assert cells[6].options == {"memory": {"capacity": 100, "share": 0.9}}
 
 
-OWN_AXES = """
-include:
-  - axes: {strategy: [memory], scenario: [toy], seed: [7, 8], options.memory.capacity: [1, 2]}
-    optim.lr: 0.5
-  - {axes: {strategy: [plain], seed: [7]}, scenario: toy}
-"""
-
-
-def test_an_included_entry_may_have_axes_of_its_own(project: Path) -> None:
-    text = "options: {memory: {share: 0.9}}" + OWN_AXES
-    spec = grid(project, text)
-    cells = spec.cells()
-    assert names(cells) == [("memory", "toy", s) for s in (7, 7, 8, 8)] + [("plain", "toy", 7)]
-    assert [c.optim.lr for c in cells] == [0.5] * 4 + [0.05]
-    assert [c.options["memory"]["capacity"] for c in cells[:4]] == [1, 2, 1, 2]
-    assert {c.options["memory"]["share"] for c in cells[:4]} == {0.9}
-    again = grid(project, spec.to_yaml())
-    assert list(map(run_id, again.cells())) == list(map(run_id, cells))
-    assert names(grid(project, GRID + OWN_AXES).cells())[12:] == names(cells)
-
-
-def test_the_command_line_replaces_an_included_entrys_axes(project: Path) -> None:
-    cells = grid(project, OWN_AXES, "seed=3", "options.memory.capacity=[4]").cells()
-    assert names(cells) == [("memory", "toy", 3), ("plain", "toy", 3)]
-    assert cells[0].options == {"memory": {"capacity": 4}}
-    both = grid(project, GRID + OWN_AXES, "seed=[3]").cells()
-    assert {c.seed for c in both} == {3} and len(both) == 6 + 2, "plain is in both"
-
-
 def test_the_command_line_replaces_axes_and_changes_the_base(project: Path) -> None:
     spec = grid(project, GRID, "seed=[5,6,7]", "strategy=plain", "scenario=[toy]", "name=other")
     assert spec.name == "other" and names(spec.cells()) == [("plain", "toy", s) for s in (5, 6, 7)]
@@ -210,22 +181,6 @@ def test_the_resolved_grid_is_the_same_grid(project: Path) -> None:
             "base:\n",
             "include: [{strategy: plain, scenario: toy, seed: [1]}]\nbase:\n",
             "include[0].seed",
-        ),
-        (
-            "base:\n",
-            "include: [{axes: {sede: [1]}, strategy: plain}]\nbase:\n",
-            "include[0].axes.sede = [1]: unknown key. Did you mean 'seed'?",
-        ),
-        ("base:\n", "include: [{axes: [1]}]\nbase:\n", "include[0].axes = [1]: expected a mapping"),
-        (
-            "base:\n",
-            "include: [{axes: {seed: 1}, strategy: plain}]\nbase:\n",
-            "include[0].axes.seed = 1: expected a list of values",
-        ),
-        (
-            "base:\n",
-            "include: [{axes: {seed: [x]}, strategy: plain, scenario: toy}]\nbase:\n",
-            'include[0].axes.seed = "x": expected a whole number',
         ),
         ("name: gap\naxes:", "name: gap\naxes: 3\nx:", "axes = 3: expected a mapping"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -86,22 +85,6 @@ def test_a_grid_runs_to_its_end(run: Run, faked: Faked) -> None:
 def test_a_dry_run_only_shows(run: Run, faked: Faked) -> None:
     assert run(faked(), dry_run=True) == 0
     assert "4 cells: 0 done, 4 to run" in run.text and not (run.folder / "runs").exists()
-
-
-def test_settings_of_included_cells_are_shown_with_them(run: Run, faked: Faked) -> None:
-    entry = {"axes": {"strategy": ["replay"], "options.replay.capacity": [5, 7]}, "epochs": 3}
-    entry |= {"scenario": "split_digits", "optim": {"lr": 0.05}}  # the default
-    spec = dataclasses.replace(run.spec(), include=[entry])
-    out = StringIO()
-    run_grid(spec, run.folder / "runs", 1, Console(file=out), dry_run=True, launch=faked())
-    assert out.getvalue().splitlines()[:6] == [
-        "scenario      strategy   settings                    to run (seeds)",
-        "split_digits  fine_tune  -                           0 1",
-        "split_digits  replay     -                           0 1",
-        "split_digits  replay     replay.capacity=5 epochs=3  0",
-        "split_digits  replay     replay.capacity=7 epochs=3  0",
-        "6 cells: 0 done, 6 to run",
-    ]
 
 
 def test_the_resolved_grid_is_kept_with_its_cells(run: Run, faked: Faked) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -183,36 +182,6 @@ def test_holm_is_taken_over_all_methods_of_a_metric() -> None:
     assert pick(table, method="far", metric="acc")["p_sign_flip"] == 0.0625
     assert pick(table, method="far", metric="acc")["p_holm"] == 0.125
     assert pick(table, method="near", metric="acc")["p_holm"] == 0.1875
-
-
-def test_a_wrapped_strategy_is_also_compared_with_what_it_wraps() -> None:
-    """With the variant that shares its settings; once, where that is the baseline."""
-    groups = [group("fine_tune", 5), group("outer+inner", 5), group("inner", 5)]
-    small, large = (Method("inner", (("capacity", size),)) for size in ("200", "500"))
-    wrapped = Method("outer+inner", (("capacity", "500"),))
-    groups = [
-        groups[0],
-        dataclasses.replace(groups[1], method=wrapped),
-        dataclasses.replace(groups[2], method=small),
-        dataclasses.replace(group("inner", 5, "other"), benchmark="split", method=large),
-    ]
-    values = {k: v for g in groups for k, v in numbers(g, A).items()}
-    found = {
-        baseline: [
-            (r["method"], r["baseline"])
-            for r in paired_table(groups, values, baseline)
-            if r["metric"] == "acc"
-        ]
-        for baseline in ("fine_tune", "inner")
-    }
-    with_base = ("outer+inner, capacity=500", "inner, capacity=500")
-    assert found["fine_tune"] == [
-        ("outer+inner, capacity=500", "fine_tune"),
-        with_base,
-        ("inner, capacity=200", "fine_tune"),
-        ("inner, capacity=500", "fine_tune"),
-    ]
-    assert found["inner"].count(with_base) == 1
 
 
 def test_a_variant_is_compared_with_the_baseline_of_its_own_variant() -> None:
