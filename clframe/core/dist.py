@@ -41,7 +41,7 @@ def lost(error: BaseException) -> bool:
     if isinstance(error, PeersLost | td.DistError):
         return True
     said = str(error).lower()  # gloo's errors have no type of their own
-    words = ("gloo", "timed out", "connection")
+    words = ("gloo", "timed out", "timeout", "connection", "pair closure")
     return world() > 1 and isinstance(error, RuntimeError) and any(word in said for word in words)
 
 

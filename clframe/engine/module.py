@@ -151,6 +151,8 @@ class ContinualModule(LightningModule):
                 f"{type(strategy).__name__}.{hook} returned a {type(terms).__name__}; return a "
                 'dict of named terms, such as {"new": loss}.'
             )
+        if at.local == 1:
+            self._agree_on(terms)
         if terms:
             self.observer.gradients(at.iteration, terms)
             self._step(terms)
@@ -161,6 +163,15 @@ class ContinualModule(LightningModule):
         if learn and at.local % strategy.repeats == 0:
             strategy.after_batch(batch)
         self.observer.after_update(at.iteration, at.local, last, terms)
+
+    def _agree_on(self, terms: dict[str, Tensor]) -> None:
+        """Raise TrainingError where ranks have other terms: their messages would not fit."""
+        for rank, names in enumerate(dist.everyones(list(terms))):
+            if names != list(terms):
+                raise TrainingError(
+                    f"{type(self.strategy).__name__}.loss has the terms {list(terms)} on rank "
+                    f"{dist.rank()} and {names} on rank {rank}; ranks must agree on them."
+                )
 
     def _step(self, terms: dict[str, Tensor]) -> None:
         """One optimizer step, without the hooks around Lightning's, which nobody listens to."""

@@ -103,7 +103,7 @@ class Diagnostics:
             return torch.cat([self.strategy.net.features(x).flatten(1).float() for x in pieces])
 
     def _per_experience(self, values: Tensor, seen: int) -> Tensor:
-        sums = torch.zeros(seen, device=values.device)
+        sums = torch.zeros(seen, device=values.device, dtype=values.dtype)
         sums.index_add_(0, self.bank.owner[: len(values)], values)
         totals = torch.tensor(self.bank.totals[:seen], device=values.device)
         return dist.total(sums) / totals

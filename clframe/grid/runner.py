@@ -115,8 +115,12 @@ def run_one(
             outcomes, code = _run([cell], stores, 1, console, SOLO, launch)
         if code != INTERRUPTED and outcomes[0].rc == BAD_INPUT:
             raise ConfigError(_refusal(cell.folder, fresh) or outcomes[0].error or "bad input")
-        if code != INTERRUPTED and outcomes[0].status == "failed":
+        if code == INTERRUPTED:
+            say(console, "interrupted; the same command goes on from here")
+        elif outcomes[0].status == "failed":
             say(console, f"log: {outcomes[0].log_path}")
+        elif outcomes[0].status == "running":
+            say(console, f"{run_id(cfg)} is running already, started by another process")
     else:
         code = 0
         say(console, f"{run_id(cfg)} is {cell.intent}" + " already" * (cell.intent == "done"))

@@ -115,7 +115,7 @@ def attend(
                     if rc >= 0:
                         break
                 assert rc is not None
-                status = _settle(store, rc)
+                status = _settle(store, rc, getattr(handle, "failed", None))
             except BaseException:
                 _stopped(store)
                 raise
@@ -217,15 +217,21 @@ class Follower:
             self.total = self.store.read_record().total_iterations
 
 
-def _settle(store: RunStore, rc: int) -> Ending:
-    """The final status of an ended cell, written down where it could not do so itself."""
+def _settle(store: RunStore, rc: int, rank: int | None = None) -> Ending:
+    """The final status of an ended cell, written down where it could not do so itself.
+
+    `rank`: which of several ended with `rc`.
+    """
     record, notes = store.read_record(), store.notes()
     if rc == 0 and record.status == "done":
         return "done"
+    silent = bool(notes) and rc not in (LOST, BAD_INPUT)  # only others have said something
     if notes and (rc == LOST or not notes[0]["lost"]):
         store.update_record(status="failed", error=_said(notes))
-    elif record.status != "failed" or rc < 0:
-        store.update_record(status="failed", error=_reason(store, rc))
+    elif record.status != "failed" or rc < 0 or silent:
+        store.update_record(status="failed", error=_reason(store, rc, rank, silent))
+    if rc != BAD_INPUT:
+        store.update_record(iteration=Follower(store.folder)().iteration)
     return "failed"
 
 
@@ -233,7 +239,8 @@ def _stopped(store: RunStore) -> None:
     """Write down that the cell was stopped, and why: perhaps since one of its ranks had failed."""
     notes = [note for note in store.notes() if not note["lost"]]
     error = _said(notes) if notes else "stopped before its end"
-    store.update_record(status="interrupted", error=error)
+    reached = Follower(store.folder)().iteration
+    store.update_record(status="interrupted", error=error, iteration=reached)
 
 
 def _said(notes: list[dict[str, Any]]) -> str:
@@ -244,13 +251,16 @@ def _said(notes: list[dict[str, Any]]) -> str:
     return f"rank {first['rank']}: {first['error']}" if first["rank"] else str(first["error"])
 
 
-def _reason(store: RunStore, rc: int) -> str:
+def _reason(store: RunStore, rc: int, rank: int | None, silent: bool) -> str:
+    who = "" if rank is None else f"rank {rank} was "
     if rc < 0:
         name = signal.Signals(-rc).name
         hint = "; perhaps memory ran out" if name == "SIGKILL" else ""
-        return f"killed by {name}{hint}"
+        return f"{who}killed by {name}{hint}"
     if rc == 0:
         return "ended without finishing its run"
+    if silent and rank is not None:
+        return f"rank {rank} ended with exit code {rc}, without a word"
     return last_line(store.log_path) or f"exit code {rc}"
 
 

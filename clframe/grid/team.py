@@ -23,13 +23,15 @@ GRACE = 2.0  # seconds in which the others may say what they saw when a rank fai
 class Team:
     """The ranks that run here; they end with the first that fails.
 
-    `poll` is the exit code of the rank that failed of itself: one that was killed before one that
-    failed, and that before those that only lost their peers.
+    `poll` is the exit code of the rank that failed of itself, `failed` its number: one that was
+    killed before one that failed, and that before those that only lost their peers. `first` is the
+    number of the first member.
     """
 
-    def __init__(self, members: Sequence[Handle]) -> None:
-        self.members = members
-        self.codes: list[int] | None = None  # of those that had ended when we ended the others
+    def __init__(self, members: Sequence[Handle], first: int = 0) -> None:
+        self.members, self.first = members, first
+        self.failed: int | None = None
+        self.codes: list[int | None] | None = None  # when we ended those that had not ended
         self._since: float | None = None
 
     @property
@@ -38,15 +40,19 @@ class Team:
 
     def poll(self) -> int | None:
         codes = [m.poll() for m in self.members]
-        failed = [code for code in codes if code]
         if None in codes:
-            if failed and self.codes is None:
+            if any(codes) and self.codes is None:
                 self._since = self._since or time.monotonic()
                 if time.monotonic() - self._since > GRACE:
-                    self.codes = failed
+                    self.codes = codes
                     self.kill()
             return None
-        return min(self.codes or failed, key=lambda code: (code >= 0, code == LOST), default=0)
+        bad = [(code, member) for member, code in enumerate(self.codes or codes) if code]
+        if not bad:
+            return 0
+        code, member = min(bad, key=lambda one: (one[0] >= 0, one[0] == LOST))
+        self.failed = self.first + member
+        return code
 
     def terminate(self) -> None:
         for member in self.members:
@@ -96,7 +102,7 @@ def team(cfg: RunConfig, start: Launch = fork) -> Launch:
         if place is not None and place.launcher != "by hand":
             told = {k: v for k, v in os.environ.items() if k in RANKS or k.startswith(PREFIXES)}
             own = {"RANK": str(place.rank), "LOCAL_RANK": str(place.local)}
-            return Team([start(folder, env | told | own, log)])
+            return Team([start(folder, env | told | own, log)], place.rank)
         if place is not None:
             meeting = {key: os.environ[key] for key in NODES}
         else:
@@ -111,7 +117,7 @@ def team(cfg: RunConfig, start: Launch = fork) -> Launch:
         except BaseException:
             Team(members).kill()
             raise
-        return Team(members)
+        return Team(members, first)
 
     return launch
 

@@ -54,7 +54,10 @@ class Naming:
 
     @staticmethod
     def of(cells: Iterable[Cell]) -> Naming:
-        """Name cells by what varies among those of one strategy on one scenario."""
+        """Name cells by what varies among those of one strategy on one scenario.
+
+        Options are called alike whoever takes them, so that variants of several strategies match.
+        """
         cells = list(cells)
         flat = {c.id: dict(flatten(c.config)) for c in cells}
         varying: dict[str, set[str]] = {}
@@ -64,10 +67,11 @@ class Naming:
                 pairs.setdefault((cell.strategy, cell.scenario), []).append(cell)
         for (strategy, _), members in pairs.items():
             varying.setdefault(strategy, set()).update(_varying([flat[c.id] for c in members]))
-        short = _short_names(set().union(*varying.values()) if varying else set())
+        shared = {k for keys in varying.values() for k in keys if not k.startswith("options.")}
+        names = {strategy: _short_names(keys | shared) for strategy, keys in varying.items()}
         methods, benchmarks = {}, {}
         for cell in cells:
-            keys = sorted(varying.get(cell.strategy, ()))
+            keys, short = sorted(varying.get(cell.strategy, ())), names.get(cell.strategy, {})
             own = [k for k in keys if not _of_scenario(k, cell)]
             values = flat[cell.id]
             methods[cell.id] = Method(

@@ -118,10 +118,11 @@ def settings_table(cells: Sequence[Cell], baseline: str | None) -> Table:
 def warnings_of(cells: Sequence[Cell]) -> list[str]:
     """What a reader must know before trusting a comparison of these cells."""
     found = []
-    schedules = {(_rho(c), str(c.evaluation.get("dense"))) for c in cells}
-    if len(schedules) > 1 or len({_subset(c) for c in cells}) > 1:
+    competing = [c for c in cells if not c.reference]  # references have no minima and no gaps
+    schedules = {(_rho(c), str(c.evaluation.get("dense"))) for c in competing}
+    if len(schedules) > 1 or len({_subset(c) for c in competing}) > 1:
         found.append("cells differ in ρ, dense or n: minima and gaps compare only at equal ones")
-    if any(c.evaluation.get("rho") == 0 for c in cells):
+    if any(c.evaluation.get("rho") == 0 for c in competing):
         found.append("ρ = 0: evaluated at boundaries only, so minima and gaps are not known there")
     if len({c.evaluation.get("split") for c in cells}) > 1:
         found.append("cells were evaluated on different splits")

@@ -95,6 +95,19 @@ class Stuck(Once):
         time.sleep(60)
 
 
+class Leaving(Once):
+    def happen(self) -> None:
+        os._exit(7)
+
+
+class OtherTerms(Strategy):
+    """Calls its loss by another name on one rank."""
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        (term,) = super().loss(batch).values()
+        return {"other" if dist.rank() else "new": term}
+
+
 class KilledFirst(Killed):
     victim = 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clframe.grid.check import check
 from clframe.grid.differences import difference, distance, losses_apart
 from clframe.grid.supervise import supervise
 from clframe.registry import plugins
@@ -23,6 +24,7 @@ CASES = {name: (f"strategy={name}", "optim.momentum=0.9") for name in STRATEGIES
     "forgetting": (REPLAY, "requests=L0 L1 F0 L2"),
     "class-balanced memory": (REPLAY, "options.replay.policy=class_balanced"),
     "pairs of samples": ("strategy=pcr", "options.pcr.pair_mode=all", "batch_size=9"),
+    "shares that differ": ("strategy=hpcr", "batch_size=9", "optim.lr=0.01"),
     "twice on each batch": ("strategy=hpcr", "options.hpcr.repeats=2", *NORMS[1:], SMALL_STEPS),
     "a wrapper around pairs": (
         "strategy=refresh_paper+hpcr",
@@ -90,12 +92,25 @@ def test_local_batch_norm_is_another_run(trained: Trained) -> None:
     assert said is not None and said.startswith("loss/")
 
 
+def test_an_update_without_a_loss_moves_local_statistics_alike(trained: Trained) -> None:
+    """Experiences of one batch: all that the first does is to pass through batch norm."""
+    words = (*NORMS[1:], "net.batch_norm=local", "options.split_digits.train_limit=2", "epochs=1")
+    trained(2, "strategy=hpcr", *words)  # ranks that differ after it would have failed
+
+
 @pytest.mark.parametrize("broken", ["Unreduced", "PerRankDraw", "Padded"])
 def test_what_is_broken_shows(trained: Trained, broken: str) -> None:
     """The comparison would notice a reduction left out, a draw per rank, a padded sampler."""
     one = trained(1, REPLAY, "precision=64", "batch_size=9")
     two = trained(2, f"strategy=tests.ddp.breaks:{broken}", "precision=64", "batch_size=9")
     assert losses_apart(one, two, 1e-9) is not None
+
+
+def test_check_deals_out_shares_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    """With equal shares the mean of the ranks' means is the global one, and nothing would show."""
+    assert check("tests.ddp.breaks:Unreduced", ["batch_size=8"]) == 1
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if " spreads " in line]
+    assert said.startswith("✗") and "loss/new at update 1 is" in said
 
 
 def test_ranks_that_drift_apart_are_stopped(trained: Trained) -> None:

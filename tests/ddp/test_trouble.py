@@ -52,6 +52,19 @@ def test_a_rank_that_fails_ends_all_and_says_why(start: Start) -> None:
     assert supervise(folder, None).status == "done"  # the mark is there: it goes on
 
 
+def test_a_rank_that_leaves_without_a_word_is_named(start: Start) -> None:
+    outcome, folder = start("Leaving")
+    assert (outcome.status, outcome.rc) == ("failed", 7)
+    assert outcome.error == "rank 1 ended with exit code 7, without a word"
+    assert RunStore(folder).read_record().iteration > 0
+
+
+def test_ranks_whose_losses_have_other_terms_are_told(start: Start) -> None:
+    outcome, _ = start("OtherTerms")
+    assert outcome.status == "failed" and outcome.error is not None
+    assert "has the terms ['new'] on rank 0 and ['other'] on rank 1" in outcome.error
+
+
 def test_nobody_waits_for_ever(start: Start) -> None:
     began = time.monotonic()
     outcome, _ = start("Stuck", "timeout=3")

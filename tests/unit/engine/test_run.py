@@ -190,9 +190,10 @@ def test_a_loss_that_is_not_finite_stops_the_cell(
     assert "'odd' is nan at iteration 1" in record.error
 
 
-def test_diagnostics_become_series(make_cell: MakeCell) -> None:
+@pytest.mark.parametrize("precision", ["32", "64"])
+def test_diagnostics_become_series(make_cell: MakeCell, precision: str) -> None:
     every = 'eval.diagnostics=["feature_drift","gradient_norm","decomposition"]'
-    store = make_cell("strategy=replay", every)
+    store = make_cell("strategy=replay", every, f"precision={precision}")
     assert run_cell(store.folder) == 0
     values: dict[str, list[float]] = {}
     for frame in frames(store.journal_path):

@@ -50,7 +50,9 @@ class Member:
     ],
 )
 def test_the_verdict_of_all(codes: list[int | None], verdict: int | None) -> None:
-    assert Team([Member(code) for code in codes]).poll() == verdict
+    both = Team([Member(code) for code in codes], first=4)
+    assert both.poll() == verdict
+    assert both.failed == (4 + codes.index(verdict) if verdict else None)
 
 
 def test_those_who_run_on_are_ended_and_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +74,10 @@ def test_the_first_cause_is_told(tmp_path: Path) -> None:
     store.note(0, "rank 0 waited in vain", lost=True)
     _settle(store, -9)
     assert store.read_record().error == "killed by SIGKILL; perhaps memory ran out"
+    for rc, said in ((-11, "was killed by SIGSEGV"), (3, "ended with exit code 3, without a word")):
+        store.note(0, "rank 0 waited in vain", lost=True)
+        _settle(store, rc, 1)
+        assert store.read_record().error == f"rank 1 {said}"
     notes = [{"rank": r, "lost": True, "error": f"rank {r} waited"} for r in (0, 2)]
     assert _said(notes) == "rank 0 waited; rank 2 waited"
 

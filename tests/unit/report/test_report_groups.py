@@ -43,6 +43,20 @@ def test_an_option_left_at_its_default_still_tells_two_methods_apart() -> None:
     assert labels == ["replay, capacity=default", "replay, capacity=50"]
 
 
+def test_options_are_called_alike_whoever_takes_them() -> None:
+    """So that a baseline's variant of the same capacity is found; two in a chain are told apart."""
+    sizes = [("replay", 1), ("replay", 2), ("outer+hold", 1), ("outer+hold", 2)]
+    cells = [cell(f"{s}-{n}", s, options={s.split("+")[-1]: {"capacity": n}}) for s, n in sizes]
+    labels = [Naming.of(cells).methods[c.id].label for c in cells]
+    assert labels == [f"{s}, capacity={n}" for s, n in sizes]
+    both = [
+        cell(str(n), "outer+hold", options={"outer": {"rate": n}, "hold": {"rate": 3 - n}})
+        for n in (1, 2)
+    ]
+    found = Naming.of(both).methods["1"].label
+    assert found == "outer+hold, options.hold.rate=2, options.outer.rate=1"
+
+
 def test_a_key_that_old_configs_lack_does_not_split_a_method() -> None:
     cells = [cell("a", "replay", threads=1), cell("b", "replay", seed=1)]
     assert {m.label for m in Naming.of(cells).methods.values()} == {"replay"}
