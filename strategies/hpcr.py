@@ -7,10 +7,11 @@ their labels, n_c of them c. Proxies w_c are the rows of a cosine head, s_ic = c
 tau_s swings the temperature of the gradient from tau_high to tau_low and back within `period`
 batches. L_PCD is the squared change of the memory rows' logits, a mean over the columns Y; L_SCD
 the cross-entropy between their cosines with each other then and now. The stored logits and
-features are those of the plain view in train mode, before the first update on that sample.
+features are those of the plain view in train mode, before the (last) update on that batch.
 
-As in the authors' code: single pass, nothing happens while the memory is empty, and the batch is
-offered to it afterwards. Unlike it: exact reservoir, no last incomplete batch is dropped.
+As in the authors' code, whose runs are a single pass, nothing happens while the memory is empty,
+and a batch is offered to it afterwards. Unlike there, the reservoir is exact (Algorithm R), rows
+and features of a partly filled memory belong together, and no last incomplete batch is dropped.
 """
 
 from __future__ import annotations

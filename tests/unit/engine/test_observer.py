@@ -43,8 +43,9 @@ def dropout_net(shape: tuple[int, ...], *, hidden: int) -> tuple[nn.Module, int]
         ("strategy=replay",),
         ("strategy=derpp", "net.name=slim_resnet18", "net.args.width=4", "net.augment=true"),
         ("strategy=replay", "net.name=cnn", "net.args.width=4"),
+        ("strategy=refresh+hpcr", "net.name=cnn", "net.args.width=4", "options.hpcr.repeats=2"),
     ],
-    ids=["mlp with batch norm and dropout", "resnet with augmentation", "cnn"],
+    ids=["mlp with batch norm and dropout", "resnet with augmentation", "cnn", "wrapper"],
 )
 def test_weights_are_the_same_bits_however_the_run_is_observed(
     make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]

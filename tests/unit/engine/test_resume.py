@@ -19,7 +19,8 @@ from clframe.tracking.journal import frames
 from clframe.tracking.store import RunStore
 from tests.conftest import MakeCell
 
-STRATEGIES = sorted(plugins("strategy"))
+STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in plugins("strategy").items())
+STRATEGIES += ["refresh+hpcr"]
 
 
 def assert_equal_runs(a: RunStore, b: RunStore) -> None:
