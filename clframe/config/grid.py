@@ -15,7 +15,7 @@ import yaml
 
 from clframe.config.identity import run_id
 from clframe.config.load import checked, defaults
-from clframe.config.narrow import Changes, as_list, is_axis, narrowed, with_lists
+from clframe.config.narrow import Changes, as_list, is_axis, narrowed, replaced, with_lists
 from clframe.config.problems import MISSING, Problem, brief, fail, look_up, unknown_key
 from clframe.config.read import COMMAND_LINE, flat, merged, overrides, put, read_yaml, resolved
 from clframe.config.resolve import KINDS, choices
@@ -178,7 +178,8 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
 
     A word for `strategy`, `scenario`, `seed` or any key that is an axis replaces that axis, `name`
     renames the grid, and every other word is laid on the base. Of included entries with axes of
-    their own, `strategy` and `scenario` choose among what is there; other axes are replaced.
+    their own, `strategy` and `scenario` choose among what is there; other axes are replaced. What
+    an included entry sets itself gives way to a word too.
     """
     path = Path(path)
     raw, where = read_yaml(path), shown(path)
@@ -200,10 +201,12 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
             name = value
         elif is_axis(key, axes, includes):
             axes, includes = narrowed(axes, includes, key, as_list(value))
+            continue
         elif key.startswith("options."):
             put(options, key.removeprefix("options."), value)
         else:
             put(base, key, value)
+        includes = [replaced(entry, key, [value]) for entry in includes]
     excludes = raw.get("exclude") or []
     spec = GridSpec(name, base, axes, includes, excludes, options, where, origin)
     fail(_check_names(spec))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clframe.config.problems import brief
+from clframe.config.read import flat
 from clframe.config.resolve import KINDS
 from clframe.errors import ConfigError, nearest
 
@@ -42,8 +43,9 @@ def narrowed(
     if not any("axes" in entry for entry in includes):
         return {**axes, key: values}, list(includes)
     if key not in KINDS:
-        replaced = {**axes, key: values} if key in axes else axes
-        return replaced, [_replaced(entry, key, values) for entry in includes]
+        seeds = key == "seed"
+        product = {**axes, key: values} if key in axes or (seeds and axes) else axes
+        return product, [replaced(entry, key, values, anew=seeds) for entry in includes]
     named = [*axes.get(key, []), *(v for entry in includes for v in _names(entry, key))]
     for value in values:
         if value not in named:
@@ -63,13 +65,20 @@ def _names(entry: Changes, key: str) -> list[Any]:
     return own
 
 
-def _replaced(entry: Changes, key: str, values: list[Any]) -> Changes:
-    own = entry.get("axes", {})
-    return {**entry, "axes": {**own, key: values}} if key in own else entry
+def replaced(entry: Changes, key: str, values: list[Any], *, anew: bool = False) -> Changes:
+    """An included entry with other values for `key`, where it sets it, or `anew` where not."""
+    axes = entry.get("axes", {})
+    plain = flat({k: v for k, v in entry.items() if k != "axes"})
+    if key not in axes and key not in plain and not (anew and axes):
+        return entry
+    plain.pop(key, None)
+    if key not in axes and len(values) == 1:
+        return plain | {key: values[0]} | ({"axes": axes} if axes else {})
+    return plain | {"axes": {**axes, key: values}}
 
 
 def _chosen(entry: Changes, key: str, values: list[Any]) -> Changes | None:
     left = [v for v in _names(entry, key) if v in values]
     if not left:
         return None if _names(entry, key) else entry
-    return _replaced(entry, key, left)
+    return replaced(entry, key, left)

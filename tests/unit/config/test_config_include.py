@@ -41,6 +41,24 @@ def test_words_replace_its_axes(project: Path) -> None:
     assert {c.seed for c in both} == {3}
 
 
+@pytest.mark.parametrize("words", [("optim.lr=0.7",), ("options.memory.share=0.3",)])
+def test_words_go_before_what_an_entry_sets(project: Path, words: tuple[str, ...]) -> None:
+    more = "  - {strategy: memory, scenario: toy, seed: 1, options: {memory: {share: 0.8}}}\n"
+    cells = grid(project, INCLUDE + more, *words).cells()
+    if words[0].startswith("optim"):
+        assert {c.optim.lr for c in cells} == {0.7}
+    else:
+        assert {c.options["memory"]["share"] for c in cells if c.options} == {0.3}
+    assert len(cells) == 7
+
+
+def test_seeds_reach_entries_that_name_none(project: Path) -> None:
+    text = "include: [{axes: {strategy: [plain, memory]}, scenario: toy}]\n"
+    assert names(grid(project, text, "seed=[4, 5]").cells()) == [
+        (s, "toy", k) for s in ("plain", "memory") for k in (4, 5)
+    ]
+
+
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
