@@ -64,11 +64,8 @@ def run_grid(
             "a grid starts the ranks of its cells itself, on one machine: start it without "
             "torchrun or srun; for num_nodes above 1, use `clframe run` for each cell."
         )
-    for line in [
-        *table(cells, spec.axes, spec.included_keys()),
-        *(f"note: {n}" for n in spec.notices),
-        total(cells),
-    ]:
+    notes = [f"note: {n}" for n in spec.notices]
+    for line in [*table(cells, spec.axes, spec.included_keys()), *notes, total(cells)]:
         say(console, line)
     if dry_run:
         say(console, str(folder))

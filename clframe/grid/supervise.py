@@ -218,10 +218,7 @@ class Follower:
 
 
 def _settle(store: RunStore, rc: int, rank: int | None = None) -> Ending:
-    """The final status of an ended cell, written down where it could not do so itself.
-
-    `rank`: which of several ended with `rc`.
-    """
+    """The final status of an ended cell, where it could not write that; `rank` ended with `rc`."""
     record, notes = store.read_record(), store.notes()
     if rc == 0 and record.status == "done":
         return "done"
@@ -239,8 +236,8 @@ def _stopped(store: RunStore) -> None:
     """Write down that the cell was stopped, and why: perhaps since one of its ranks had failed."""
     notes = [note for note in store.notes() if not note["lost"]]
     error = _said(notes) if notes else "stopped before its end"
-    reached = Follower(store.folder)().iteration
-    store.update_record(status="interrupted", error=error, iteration=reached)
+    at = Follower(store.folder)().iteration
+    store.update_record(status="interrupted", error=error, iteration=at)
 
 
 def _said(notes: list[dict[str, Any]]) -> str:

@@ -29,7 +29,7 @@ CASES = {name: (f"strategy={name}", "optim.momentum=0.9") for name in STRATEGIES
     "a wrapper around pairs": (
         "strategy=refresh_paper+hpcr",
         "options.hpcr.pair_mode=one",
-        "options.refresh.delta=0.001",
+        "options.refresh_paper.delta=0.001",
         "options.refresh.ascents=2",
         "net.name=cnn",
         SMALL_STEPS,
