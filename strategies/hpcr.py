@@ -149,7 +149,7 @@ class Hpcr(Strategy):
         replay = self._anchors(old["x"], self._viewed(old["x"]), old["y"])
         labels = torch.cat([gather(y).repeat(2) for y in (old["y"], batch.y)])
         counts = class_counts(labels, self.net.num_classes)
-        if self._takes_pairs(replay.size):
+        if self._takes_pairs(global_size(old["y"])):
             terms = self._contrast_pairs(labels, replay=replay, new=new)
         else:
             terms = {
@@ -176,8 +176,9 @@ class Hpcr(Strategy):
         return self.resized_crop(x) if self.view == "resized_crop" else self.augment(x)
 
     def _takes_pairs(self, drawn: int) -> bool:
-        large = drawn >= 2 * self.pair_threshold
-        return self.pair_mode in ("one", "all") or (self.pair_mode == "auto" and large)
+        if self.pair_mode == "auto":
+            return drawn >= self.pair_threshold
+        return self.pair_mode != "proxy"
 
     def _contrast_pairs(self, labels: Tensor, **groups: Anchors) -> dict[str, Tensor]:
         """What each group has of the mean over all anchors, with samples and proxies as rivals."""

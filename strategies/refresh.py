@@ -14,6 +14,8 @@ over all its samples, by true labels, in eval mode (the released code: by batch 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -106,19 +108,24 @@ class Refresh(Wrapper):
                 return
             loss = torch.stack(list(terms.values())).sum()
             gradients = mean_grad(loss, [weight for weight, _ in moved])
-        seed = shared_rng("refresh/noise").initial_seed()
-        noise = torch.Generator(loss.device).manual_seed(seed)  # the same on every rank
+        noise = self._noise([weight for weight, _ in moved]) if self.noise_scale else None
         with torch.no_grad():
             for (weight, fisher), gradient in zip(moved, gradients, strict=True):
                 length = gradient.norm()
                 scale = weight.norm() / length if self.norm == "per_tensor" else 1.0
                 step = gradient * scale
-                if self.noise_scale:
-                    drawn = torch.randn(weight.shape, generator=noise, device=weight.device)
-                    step = step + self.noise_scale * drawn.to(weight)
+                if noise is not None:
+                    step = step + self.noise_scale * next(noise)
                 if self.fisher_scale:
                     step = step / (1 + self.fisher_scale * fisher)
                 weight.add_(torch.where(length > 0, step, 0.0), alpha=self.delta)
+
+    def _noise(self, weights: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Standard normal numbers for each weight, the same on every rank."""
+        seed = shared_rng("refresh/noise").initial_seed()
+        source = torch.Generator(weights[0].device).manual_seed(seed)
+        for weight in weights:
+            yield torch.randn(weight.shape, generator=source, device=weight.device).to(weight)
 
     def _uphill(self, batch: Batch) -> dict[str, Tensor]:
         """What is unlearnt; its draws are drawn again by the base's own step."""

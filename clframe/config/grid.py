@@ -123,22 +123,20 @@ class GridSpec:
         return any(match)
 
     def _locate(self, included: int | None, key: str) -> tuple[str, str]:
-        """Where the value of `key` in a cell was written."""
+        """Where the value of `key` in a cell was written; a word of the command line goes first."""
+        for path, (where, _) in self.origin.items():
+            if where == COMMAND_LINE and _touches(path, key):
+                return where, key
         if included is not None:
-            entry = self.include[included]
-            for axis in entry.get("axes", {}):
+            for path in flat(self.include[included]):
+                axis = path.removeprefix("axes.")
                 if _touches(axis, key):
-                    said = self.origin.get(axis, ("",))[0] == COMMAND_LINE
-                    written = f"include[{included}].axes.{key}"
-                    return (COMMAND_LINE, key) if said else (self.where, written)
-            for path in flat(entry):
-                if _touches(path, key):
-                    return self.where, f"include[{included}].{key}"
+                    place = "" if axis == path else "axes."
+                    return self.where, f"include[{included}].{place}{key}"
         else:
             for axis in self.axes:
                 if _touches(axis, key):
-                    where = self.origin.get(axis, (self.where, ""))[0]
-                    return where, key if where == COMMAND_LINE else f"axes.{key}"
+                    return self.where, f"axes.{key}"
         for path, source in self.origin.items():
             if _touches(path, key):
                 return source

@@ -61,12 +61,28 @@ def part(n: int) -> slice:
 
 
 def total(values: Tensor) -> Tensor:
-    """Sum over ranks, elementwise."""
+    """Sum over ranks, elementwise.
+
+    Each rank's loss may depend on the sum, so gradients are summed over ranks too; averaging those
+    of the weights then does the rest.
+    """
     if world() == 1:
         return values
-    values = values.clone()
-    _meet(td.all_reduce, values)
-    return values
+    return cast(Tensor, _Total.apply(values))  # type: ignore[no-untyped-call]
+
+
+class _Total(torch.autograd.Function):
+    """The sum over ranks, whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        _meet(td.all_reduce, values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return total(grad.contiguous())
 
 
 def know(n: int, shares: Iterable[Tensor], *, anew: bool = False) -> None:
@@ -146,22 +162,11 @@ def gather(rows: Tensor, of: Tensor | None = None) -> Tensor:
         return rows
     counts = sizes(rows if of is None else of)
     if rows.requires_grad and torch.is_grad_enabled():
-        return cast(Tensor, _GatherWithGradient.apply(rows, counts))
+        before = sum(counts[: rank()])
+        after = sum(counts) - before - len(rows)
+        blank = [rows.new_zeros((n, *rows.shape[1:])) for n in (before, after)]
+        return total(torch.cat([blank[0], rows, blank[1]]))
     return _gather(rows, counts)
-
-
-class _GatherWithGradient(torch.autograd.Function):
-    """Each rank's loss may depend on any row; averaging weights' gradients then does the rest."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:  # type: ignore[override]
-        first = sum(counts[: rank()])
-        ctx.own = slice(first, first + counts[rank()])
-        return _gather(rows, counts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return total(gradients[0].contiguous())[ctx.own], None
 
 
 def _gather(rows: Tensor, counts: Sequence[int]) -> Tensor:

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clframe.core import dist
+from clframe.core.net import CLOSED, cosines
 
-CLOSED = -1e9  # what a class or a row that takes no part has for a score; finite, so never NaN
+GUARD = 1e-6  # of the norms between pairs of samples, as in the code of PCR
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def pair_contrast(
     labels [N]; positives have the anchor's label. A positive must be there for each. Cosines over
     the temperature `tau` (supervised contrastive loss; Khosla et al., 2020).
     """
-    similar = _cosines(anchors, candidates) / tau
+    similar = cosines(anchors, candidates, GUARD) / tau
     itself = index[:, None] == torch.arange(len(candidates), device=index.device)
     positive = (y[:, None] == labels) & ~itself
     partition = torch.logsumexp(similar.masked_fill(itself, CLOSED), 1)
@@ -88,19 +89,7 @@ def relation_distillation(
     2025); at least the entropy of q, not 0. Zero for a row that is alone.
     """
     itself = index[:, None] == torch.arange(len(everyone), device=index.device)
-    now = (_cosines(features, everyone) / tau).masked_fill(itself, CLOSED)
-    before = (_cosines(stored[index], stored) / tau).masked_fill(itself, CLOSED)
+    now = (cosines(features, everyone, GUARD) / tau).masked_fill(itself, CLOSED)
+    before = (cosines(stored[index], stored, GUARD) / tau).masked_fill(itself, CLOSED)
     terms = torch.softmax(before, 1) * F.log_softmax(now, 1)
     return -terms.masked_fill(itself, 0.0).sum(1)
-
-
-def _cosines(rows: Tensor, others: Tensor) -> Tensor:
-    """[n, D] and [N, D] to [n, N]; in single precision at least, whatever the run computes in.
-
-    Norms are guarded by + 1e-6, as in the code of PCR.
-    """
-    with torch.autocast(rows.device.type, enabled=False):
-        half = rows.dtype in (torch.float16, torch.bfloat16)
-        pair = (t.float() if half else t.to(rows.dtype) for t in (rows, others))
-        one, other = (t / (t.norm(dim=1, keepdim=True) + 1e-6) for t in pair)
-        return F.linear(one, other)

@@ -27,9 +27,17 @@ class CosineLinear(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x / (x.norm(dim=1, keepdim=True) + self.guard)
-        w = self.weight / (self.weight.norm(dim=1, keepdim=True) + self.guard)
-        return self.scale * F.linear(x, w)
+        return self.scale * cosines(x, self.weight, self.guard)
+
+
+def cosines(rows: Tensor, others: Tensor, guard: float) -> Tensor:
+    """[n, D] and [N, D] to [n, N], in single precision at least; `guard` is added to all norms."""
+    half = (torch.float16, torch.bfloat16)
+    with torch.autocast(rows.device.type, enabled=False):  # over a small temperature, digits count
+        one, other = (t.float() if t.dtype in half else t for t in (rows, others))
+        one = one / (one.norm(dim=1, keepdim=True) + guard)
+        other = other / (other.norm(dim=1, keepdim=True) + guard)
+        return F.linear(one, other)
 
 
 class Net(nn.Module):

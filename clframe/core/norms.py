@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,18 +11,6 @@ from clframe.errors import ConfigError
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 WITH_ACTIVATION = "BatchNormAct2d"  # timm's
-
-
-class _Total(torch.autograd.Function):
-    """The sum over ranks; each rank's share of the loss depends on all, so its gradient is too."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return dist.total(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return dist.total(grad)
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -43,11 +29,11 @@ class SyncBatchNorm(_BatchNorm):
         dims = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         rows = wide.new_full((1,), x.numel() // x.shape[1])
-        sums: Tensor = _Total.apply(torch.cat([wide.sum(dims), rows]))  # type: ignore[no-untyped-call]
+        sums = dist.total(torch.cat([wide.sum(dims), rows]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = wide - mean.view(shape)
-        squares: Tensor = _Total.apply(centred.square().sum(dims))  # type: ignore[no-untyped-call]
+        squares = dist.total(centred.square().sum(dims))
         var = squares / count
         out = centred * torch.rsqrt(var + self.eps).view(shape)
         if self.weight is not None:

@@ -110,3 +110,5 @@ def test_a_mistake_is_named_with_its_place(project: Path, entry: str, expected: 
 
 def test_a_mistake_of_the_command_line_is_called_so(project: Path) -> None:
     assert 'command line: seed = "x": expected a whole' in error_of(project, INCLUDE, "seed=x")
+    said = error_of(project, INCLUDE, "optim.lr=x")  # which an entry sets as well
+    assert 'command line: optim.lr = "x"' in said and "include" not in said

@@ -177,3 +177,12 @@ def test_lenet_has_the_papers_sizes() -> None:
     assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     backbone, width = BACKBONES["lenet"]((3, 32, 36))
     assert Net(backbone, width, 10)(torch.zeros(2, 3, 32, 36)).shape == (2, 10)
+
+
+def test_a_cosine_head_keeps_its_digits_in_half_precision() -> None:
+    """Scores over a small temperature: 8 bits of them would be off by up to 0.04."""
+    torch.manual_seed(0)
+    head, x = CosineLinear(6, 4, scale=1 / 0.09), torch.randn(5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(x)
+    assert found.dtype == torch.float32 and torch.equal(found, head(x))
