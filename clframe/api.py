@@ -2,7 +2,7 @@
 
 from clframe.core.augment import ResizedCrop
 from clframe.core.buffer import ReplayBuffer
-from clframe.core.dist import gather, global_size, mean_grad, mean_of, part, total
+from clframe.core.dist import agreed, gather, global_size, mean_grad, mean_of, part, total
 from clframe.core.experience import Batch, Experience, Samples, Scenario, Stream
 from clframe.core.gradients import fisher_diagonal
 from clframe.core.losses import (
@@ -16,9 +16,10 @@ from clframe.core.losses import (
     proxy_distillation,
     relation_distillation,
 )
-from clframe.core.net import CosineLinear, Net, evaluating, frozen_state
+from clframe.core.net import CLOSED, CosineLinear, Net, evaluating, frozen_state
 from clframe.core.rng import generator, shared_rng
 from clframe.core.strategy import Frozen, Readout, Strategy, StreamInfo, Wrapper
+from clframe.core.svm import linear_svm
 from clframe.errors import ConfigError, DataError
 from clframe.sources import (
     Draw,
@@ -39,6 +40,7 @@ from clframe.sources import (
 )
 
 __all__ = [
+    "CLOSED",
     "Batch",
     "ConfigError",
     "CosineLinear",
@@ -58,6 +60,7 @@ __all__ = [
     "StreamInfo",
     "Streams",
     "Wrapper",
+    "agreed",
     "by_classes",
     "by_views",
     "class_counts",
@@ -76,6 +79,7 @@ __all__ = [
     "keep_classes",
     "known",
     "limit_per_class",
+    "linear_svm",
     "load_image_folder",
     "load_images",
     "mean_grad",

@@ -72,15 +72,20 @@ class Net(nn.Module):
         self.backbone = backbone
         self.head: nn.Module = make(num_features, num_classes)
         self.num_features, self.num_classes, self.growing = num_features, num_classes, growing
-        self.frozen = frozen
+        self.frozen = False
         if frozen:
-            self.backbone.requires_grad_(False).eval()
+            self.freeze()
         # pixel * gain + shift == (pixel / 255 - mean) / std
         m = torch.tensor(mean if mean is not None else [0.0])
         s = torch.tensor(std if std is not None else [1.0])
         self.register_buffer("gain", 1 / (255 * s), persistent=False)
         self.register_buffer("shift", -m / s, persistent=False)
         self.register_buffer("opened", torch.full((num_classes,), not growing))
+
+    def freeze(self) -> None:
+        """Never train the backbone from now on, nor change its batch norm's statistics."""
+        self.backbone.requires_grad_(False).eval()
+        self.frozen = True
 
     def train(self, mode: bool = True) -> Net:
         super().train(mode)

@@ -120,7 +120,10 @@ class Strategy(nn.Module):
         return {}
 
     def budget(self, exp: Experience) -> int | None:
-        """Epochs for learning, steps for forgetting; None is the config's epochs, or no steps."""
+        """Epochs for learning, steps for forgetting; None is the config's epochs, or no steps.
+
+        Also asked before the stream starts, so that the progress bar knows its length.
+        """
         return None
 
     def readouts(self) -> dict[str, Readout]:

@@ -23,13 +23,11 @@ class Feed:
     ) -> None:
         self.cfg, self.strategy, self.device = cfg, strategy, device
         self.learned = stream.learned
-        # by position in the stream: how many experiences to learn lie before it, and the batches of
-        # one epoch of each from there on
-        size = cfg.batch_size
-        kinds = [e.kind == "learn" for e in stream]
-        lengths = [num_batches(len(e.train), size) if e.kind == "learn" else 0 for e in stream]
-        self.before = [0, *accumulate(kinds)]
-        self.ahead = [*accumulate(reversed(lengths), initial=0)][::-1]
+        # by position in the stream: how many experiences to learn lie before it, and the updates
+        # from there on
+        self.before = [0, *accumulate(e.kind == "learn" for e in stream)]
+        lengths = map(self._updates, stream)
+        self.ahead = [*accumulate(reversed([*lengths]), initial=0)][::-1]
 
     def loader(self, exp: Experience, at: Position) -> tuple[ExperienceLoader | ForgetLoader, int]:
         """The batches of `exp` from `at` on, and its number of epochs."""
@@ -56,4 +54,11 @@ class Feed:
 
     def updates_from(self, position: int) -> int:
         """An estimate for the progress bar: updates of the experiences from `position` on."""
-        return self.ahead[position] * self.cfg.epochs * self.strategy.repeats
+        return self.ahead[position]
+
+    def _updates(self, exp: Experience) -> int:
+        budget = self.strategy.budget(exp)
+        if exp.kind == "forget":
+            return budget or 0
+        epochs = self.cfg.epochs if budget is None else budget
+        return epochs * num_batches(len(exp.train), self.cfg.batch_size) * self.strategy.repeats

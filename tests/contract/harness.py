@@ -141,7 +141,9 @@ class Loop:
             self.strategy.begin(exp)
         samples = self._data(exp)
         batches = -(-len(samples) // self.size)
-        updates = self.epochs * batches * self.strategy.repeats
+        budget = self.strategy.budget(exp)
+        epochs = self.epochs if budget is None else budget
+        updates = epochs * batches * self.strategy.repeats
         while self.local < updates:
             if self.iteration == stop:
                 return False
@@ -168,7 +170,10 @@ class Loop:
 
     def _optimizer(self, exp: Experience) -> torch.optim.Optimizer:
         made = self.strategy.optimizer(exp)
-        return made or torch.optim.SGD(self.strategy.trainable(), lr=0.02, momentum=0.5)
+        if made is not None:
+            return made
+        groups = [{"params": [*self.strategy.trainable()]}]  # of which there may be none
+        return torch.optim.SGD(groups, lr=0.02, momentum=0.5)
 
     def _batch(self, batch: Batch) -> None:
         for _ in range(self.strategy.repeats):
