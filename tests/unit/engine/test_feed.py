@@ -39,15 +39,22 @@ def test_the_record_is_told_once_how_long_the_run_will_be(
     assert totals == [run.position.iteration]
 
 
-def test_the_record_is_told_what_turns_out_otherwise(
-    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_budgets_are_known_in_advance(make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Strategy, "budget", lambda self, exp: 3 if exp.index == 1 else None)
     store = make_cell("strategy=fine_tune", "requests=L0 L2 L1")
     totals = told(monkeypatch)
     Run(from_yaml(store.config_path), store, True).all()
-    assert totals == [8 + 6 + 6, 8 + 3 * 6 + 6]  # three epochs of the second
+    assert totals == [8 + 3 * 6 + 6]  # three epochs of the second
     assert store.read_record().total_iterations == store.read_record().iteration
+
+
+def test_the_record_is_told_what_turns_out_otherwise(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_cell("strategy=joint")
+    totals = told(monkeypatch)
+    Run(from_yaml(store.config_path), store, True).all()
+    assert totals == [8 + 6 + 6, 8 + 14 + 6, 8 + 14 + 20]  # it takes earlier data as well
 
 
 def test_only_what_was_learned_before_is_past(

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from clframe.core.experience import Experience
 from clframe.engine import resume, session
 from clframe.engine.run import run_cell
 from clframe.engine.session import Run
@@ -32,6 +33,15 @@ def assert_equal_runs(a: RunStore, b: RunStore) -> None:
     for key, value in left.items():
         same = torch.equal(value, right[key]) if torch.is_tensor(value) else value == right[key]
         assert same, key
+
+
+def updates_of(store: RunStore) -> list[int]:
+    """The iterations at which there was a loss."""
+    found: set[int] = set()
+    for frame in frames(store.journal_path):
+        if "loss/total" in frame.arrays.get("keys", ()):
+            found |= set(frame.arrays["iteration"].tolist())
+    return sorted(found)
 
 
 class Stop(BaseException):
@@ -63,15 +73,39 @@ def test_stopped_and_resumed_equals_uninterrupted(
     whole = make_cell(*words, name="whole")
     assert run_cell(whole.folder) == 0
     parts = make_cell(*words, name="parts")
-    end = whole.read_record().iteration
-    for iteration in (4, 11, 20, end):  # within epochs, at an epoch's first update, at the last
+    updates = updates_of(whole)
+    # within epochs, at an epoch's first update, halfway, at the last
+    stops = sorted({4, 11, updates[len(updates) // 2], updates[-1]})
+    for iteration in stops:
         with monkeypatch.context() as patch:
             stop_at(patch, iteration)
             with pytest.raises(Stop):
                 run_cell(parts.folder)
     assert parts.read_record().status == "running" and parts.state() == "interrupted"
     assert run_cell(parts.folder) == 0
-    assert parts.read_record().attempts == 5
+    assert parts.read_record().attempts == len(stops) + 1
+    assert_equal_runs(whole, parts)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_stopped_between_experiences(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    whole = make_cell(f"strategy={strategy}", name="whole")
+    assert run_cell(whole.folder) == 0
+    parts = make_cell(f"strategy={strategy}", name="parts")
+    real = Run._experience
+    for stop in (1, 2):
+
+        def experience(self: Run, exp: Experience, stop: int = stop) -> None:
+            if exp.index == stop:
+                raise Stop
+            real(self, exp)
+
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(Run, "_experience", experience)
+            run_cell(parts.folder)
+    assert run_cell(parts.folder) == 0
     assert_equal_runs(whole, parts)
 
 
