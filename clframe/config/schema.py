@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from clframe.errors import nearest
 
-NETS = ("mlp", "cnn", "lenet", "slim_resnet18", "resnet18_cifar")
+NETS = ("mlp", "cnn", "lenet", "slim_resnet18", "resnet18_cifar", "vit")
 Count = Annotated[int, Field(ge=0)]
 Some = Annotated[int, Field(ge=1)]
 Diagnostic = Literal["feature_drift", "gradient_norm", "decomposition"]
@@ -89,35 +89,6 @@ class Request(Part):
         return self
 
 
-class Net(Part):
-    """The network: `timm:NAME` takes any timm model."""
-
-    name: Annotated[str, BeforeValidator(_net_name)] = "mlp"
-    pretrained: bool = False
-    weights: str | None = None
-    head: Literal["linear", "cosine"] = "linear"
-    growing: bool = False
-    freeze: bool = False
-    batch_norm: Literal["sync", "local"] = "sync"
-    augment: bool = False
-    normalise: bool = True
-    args: dict[str, Any] = {}
-
-    @model_validator(mode="after")
-    def _cross(self) -> Net:
-        if self.pretrained and not self.name.startswith("timm:"):
-            raise _refuse(
-                "net.pretrained",
-                True,
-                f"{self.name} has no weights to fetch; set net.name=timm:NAME, or pretrained=false",
-            )
-        if self.pretrained and self.weights:
-            raise _refuse(
-                "net.weights", self.weights, "net.pretrained excludes it; remove one of them"
-            )
-        return self
-
-
 class Optim(Part):
     """The optimizer and its schedule; a strategy may bring its own."""
 
@@ -152,6 +123,44 @@ class Optim(Part):
             )
         if sorted(set(self.milestones)) != self.milestones:
             raise _refuse("optim.milestones", self.milestones, "they must rise; sort them")
+        return self
+
+
+class Pretrain(Part):
+    """Supervised training of the whole network on the first experience, before the stream."""
+
+    epochs: Some = 10
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    optim: Optim = Optim()
+
+
+class Net(Part):
+    """The network: `timm:NAME` takes any timm model."""
+
+    name: Annotated[str, BeforeValidator(_net_name)] = "mlp"
+    pretrained: bool = False
+    weights: str | None = None
+    pretrain: Pretrain | None = None
+    head: Literal["linear", "cosine"] = "linear"
+    growing: bool = False
+    freeze: bool = False
+    batch_norm: Literal["sync", "local"] = "sync"
+    augment: bool = False
+    normalise: bool = True
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _cross(self) -> Net:
+        if self.pretrained and not self.name.startswith("timm:"):
+            raise _refuse(
+                "net.pretrained",
+                True,
+                f"{self.name} has no weights to fetch; set net.name=timm:NAME, or pretrained=false",
+            )
+        given = [k for k in ("pretrained", "weights", "pretrain") if getattr(self, k)]
+        if len(given) > 1:
+            message = f"net.{given[0]} excludes it; remove one of them"
+            raise _refuse(f"net.{given[1]}", getattr(self, given[1]), message)
         return self
 
 

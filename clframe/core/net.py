@@ -105,9 +105,9 @@ class Net(nn.Module):
         """The backbone's output, [n, num_features]."""
         return cast(Tensor, self.backbone(self.normalise(x)))
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits of features, [n, num_classes]."""
-        logits: Tensor = self.head(features)
+    def classify(self, features: Tensor, head: nn.Module | None = None) -> Tensor:
+        """Logits of features, [n, num_classes], by the net's head or by another of its kind."""
+        logits: Tensor = (self.head if head is None else head)(features)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return logits.masked_fill(~self.opened, CLOSED) if self.growing else logits

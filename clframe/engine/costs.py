@@ -35,5 +35,6 @@ def account(run: Run) -> None:
             "memory_bytes": sum(m.num_bytes for m in memories),
             "memory_samples": sum(len(m) for m in memories),
             "parameters": sum(p.numel() for p in run.strategy.parameters()),
+            **run.pretraining.get("facts", {}),
         },
     )

@@ -13,17 +13,13 @@ from clframe.config.schema import RunConfig
 from clframe.core.experience import Experience
 from clframe.core.rng import clock
 from clframe.engine import agreement, resume
-from clframe.engine.build import (
-    assemble,
-    channels_last,
-    is_convolutional,
-    make_stream,
-    resolve_device,
-)
+from clframe.engine.build import assemble, make_stream, resolve_device
 from clframe.engine.costs import account
 from clframe.engine.feed import Feed
 from clframe.engine.module import ContinualModule, Position
+from clframe.engine.nets import channels_last, is_convolutional
 from clframe.engine.optim import Schedule, build_optimizer
+from clframe.engine.pretrain import pretrained
 from clframe.engine.trainer import ReusedTrainer
 from clframe.evaluation.counter import Plan
 from clframe.evaluation.evaluator import ContinualEvaluator
@@ -55,7 +51,10 @@ class Run:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.stream = make_stream(cfg)
-        self.strategy = assemble(cfg, self.stream)
+        self.pretraining: dict[str, Any] = {}
+        if cfg.net.pretrain is not None:
+            self.pretraining = pretrained(cfg, self.stream, store.folder.parent, self.device)
+        self.strategy = assemble(cfg, self.stream, self.pretraining.get("backbone"))
         self.trainer = ReusedTrainer(cfg)
         self.facts = resume.outline(self.stream)
         self.feed = Feed(cfg, self.stream, self.strategy, self.device)

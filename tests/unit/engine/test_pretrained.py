@@ -13,7 +13,7 @@ from torch import nn
 
 from clframe.config.schema import Net as NetConfig
 from clframe.core.strategy import StreamInfo
-from clframe.engine import build
+from clframe.engine import nets
 from clframe.errors import DataError
 
 INFO = StreamInfo(2, 1, "class", (3, 8, 8))
@@ -46,7 +46,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, why: str | None) -> list[str]:
         asked.extend(urls)
         return why
 
-    monkeypatch.setattr(build, "unreachable", answer)
+    monkeypatch.setattr(nets, "unreachable", answer)
     return asked
 
 
@@ -55,17 +55,17 @@ def test_a_hub_that_is_away_is_not_waited_for(
 ) -> None:
     asked = hub(monkeypatch, "away")
     with pytest.raises(DataError, match=r"net.pretrained: the weights of 'tiny' cannot be fetched"):
-        build.make_net(CFG, INFO, None, None)
+        nets.make_net(CFG, INFO, None, None)
     assert asked == ["https://huggingface.co"] and timm.offline == "1"
     timm.cached = True
-    assert build.make_net(CFG, INFO, None, None).backbone[1].out_features == 5
+    assert nets.make_net(CFG, INFO, None, None).backbone[1].out_features == 5
 
 
 def test_a_hub_that_answers_is_used(timm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     asked = hub(monkeypatch, None)
     timm.cached = True
-    build.make_net(CFG, INFO, None, None)
+    nets.make_net(CFG, INFO, None, None)
     assert asked == ["https://mirror.example"] and timm.offline is None
 
 
@@ -74,5 +74,5 @@ def test_without_pretrained_weights_nobody_is_asked(
 ) -> None:
     asked = hub(monkeypatch, "away")
     timm.cached = True
-    build.make_net(NetConfig(name="timm:tiny"), INFO, None, None)
+    nets.make_net(NetConfig(name="timm:tiny"), INFO, None, None)
     assert asked == [] and timm.offline is None
