@@ -107,7 +107,7 @@ class Ilora(Strategy):
     Its settings: AdamW, lr 1e-4, no weight decay, batches of 64, 5 epochs.
     """
 
-    steps: Tensor
+    usual_net = "vit"
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Ilora(Strategy):
         net.backbone.requires_grad_(False)
         self._adapted = [site for block in _blocks(net) for site in self._adapt(block)]
         self.slow_head = copy.deepcopy(net.head).requires_grad_(False)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.steps = 0
         self._states: list[Tensor] = []
         if self.embedding == "all_blocks":
             for block in _blocks(net):
@@ -222,8 +222,7 @@ class Ilora(Strategy):
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
         self.steps += 1
-        k = int(self.steps)
-        interpolate(self._pairs(), min(1 - 1 / (k + 1), self.rate))
+        interpolate(self._pairs(), kept(self.steps, self.rate))
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every slow tensor and the fast one that it follows."""
@@ -233,6 +232,12 @@ class Ilora(Strategy):
 
     def after_batch(self, batch: Batch) -> None:
         self.memory.add(**batch._asdict())
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
 
     @contextmanager
     def _as(self, learner: str) -> Iterator[None]:
@@ -258,6 +263,11 @@ class Ilora(Strategy):
 
     def predict(self, x: Tensor, task: Tensor | None) -> Tensor:
         return self._readout(self.inference)(x, task)
+
+
+def kept(k: int, rate: float) -> float:
+    """lambda_k: what the slow learner keeps of itself after step `k`, from 1."""
+    return min(1 - 1 / (k + 1), rate)
 
 
 def interpolate(pairs: Iterator[tuple[Tensor, Tensor]], rate: float) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from clframe.config.identity import run_id, to_yaml
 from clframe.config.load import load_run
+from clframe.registry import plugins
 from clframe.tracking.store import RunRecord, RunStore
 
 SMALL = (
@@ -28,7 +29,14 @@ MakeCell = Callable[..., RunStore]
 
 
 def small_words(*words: str) -> list[str]:
-    """The small run's words, those given winning; a net other than the MLP drops `hidden`."""
+    """The small run's words, those given winning; a net other than the MLP drops `hidden`.
+
+    A strategy that does not work on any net has its usual one.
+    """
+    named = [w.removeprefix("strategy=") for w in words if w.startswith("strategy=")]
+    found = plugins("strategy").get(named[0].rpartition("+")[2]) if named else None
+    if found and found.usual_net and not any(w.startswith("net.name=") for w in words):
+        words = (f"net.name={found.usual_net}", *words)
     given = {w.split("=")[0] for w in words}
     scenario = [w for w in words if w.startswith("scenario=")]
     kept = [w for w in SMALL if w.split("=")[0] not in given]

@@ -78,7 +78,7 @@ def unknown_key(key: str, known: Iterable[str] | None = None) -> str:
     """What to say of a key that the schema does not have."""
     if "accumul" in key:
         return ACCUMULATION
-    names = keys() if known is None else list(known)
+    names = sorted(keys() if known is None else known, key=lambda n: n.count("."))
     tail = key.rpartition(".")[2]
     same_tail = [n for n in names if n.rpartition(".")[2] == tail]
     if same_tail:

@@ -55,6 +55,7 @@ class Strategy(nn.Module):
 
     repeats: int = 1
     reference: ClassVar[Literal["joint", "independent"] | None] = None
+    usual_net: ClassVar[str | None] = None  # net.name, as a literal, where not any net will do
     net: Net
     info: StreamInfo
 

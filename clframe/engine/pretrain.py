@@ -87,7 +87,7 @@ def _train(cfg: RunConfig, stream: Stream, device: torch.device) -> dict[str, An
             optimizer.step()
     if not bool(loss.isfinite()):
         raise TrainingError(
-            f"net.pretrain: the loss is {float(loss)}; lower net.pretrain.optim.lr."
+            f"net.pretrain: the loss is {loss.item()}; lower net.pretrain.optim.lr."
         )
     accuracy = _accuracy(net, first.eval, device)
     facts = {"pretrain_updates": total, "pretrain_accuracy": accuracy}

@@ -19,7 +19,7 @@ from clframe.grid.launch import Launch, ask, environment
 from clframe.grid.preflight import preflight
 from clframe.grid.runner import write_config
 from clframe.grid.supervise import CellOutcome, Follower, begin, launcher, supervise
-from clframe.registry import Kind, plugin_names
+from clframe.registry import Kind, Plugin, plugin_names
 from clframe.tracking.store import RunStore
 
 SMALL = ["epochs=2", "batch_size=8", "eval.subset=20", "checkpoint=7", "track.enabled=false"]
@@ -78,22 +78,24 @@ def _defaults(kind: Kind, name: str) -> list[str]:
 
     if kind == "strategy":
         last = name.rpartition("+")[2]
-        alone = last in plugin_names(kind) and _is_wrapper(last)
-        chain = f"{name}+{PLAIN}" if alone else name
+        own = _plugin(last) if last in plugin_names(kind) else None
+        chain = f"{name}+{PLAIN}" if own and own.is_wrapper else name
         limit = f"options.split_digits.train_limit={PER_CLASS}"
-        return [f"strategy={chain}", "scenario=split_digits", limit]
+        net = [f"net.name={own.usual_net}"] if own and own.usual_net else []
+        return [f"strategy={chain}", "scenario=split_digits", limit, *net]
     (choice,) = choices(kind, name, {})
     takes = {o.name for o in find(kind, choice.plugin.name).options}
     fewer = [f"options.{name}.train_limit={PER_CLASS}"] if "train_limit" in takes else []
     return [f"strategy={PLAIN}", f"scenario={name}", *fewer]
 
 
-def _is_wrapper(name: str) -> bool:
+def _plugin(name: str) -> Plugin:
+    """The strategy called `name`, or the one whose preset that is."""
     from clframe.config.resolve import read_preset
     from clframe.registry import find, preset_files
 
     path = preset_files("strategy").get(name)
-    return find("strategy", read_preset("strategy", path)[0] if path else name).is_wrapper
+    return find("strategy", read_preset("strategy", path)[0] if path else name)
 
 
 def _findings(kind: Kind, cfg: RunConfig, folder: Path, launch: Launch | None) -> Iterator[Finding]:

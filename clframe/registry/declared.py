@@ -40,6 +40,7 @@ class Declared:
     """A class or function as its source describes it: `doc` its file's first line, `about` its own.
 
     `takes_any`: it has `**kwargs`. Not `complete`: what it inherits from another file is not known.
+    `usual_net`: the net.name of a strategy that cannot work on any.
     """
 
     symbol: str
@@ -51,6 +52,7 @@ class Declared:
     takes_any: bool = False
     is_class: bool = True
     complete: bool = True
+    usual_net: str | None = None
 
 
 OURS = {"Strategy", "Wrapper", "Module", "object", "ABC", "Protocol", "Generic"}
@@ -91,7 +93,14 @@ def _read(path: Path, symbol: str, _mtime: int, _size: int) -> Declared | None:
     complete = _complete(node, top)
     about = ast.get_docstring(node) or ""
     facts = (node.name, node.lineno, doc, is_wrapper, options)
-    return Declared(*facts, about, takes_any, is_class, complete)
+    return Declared(*facts, about, takes_any, is_class, complete, _usual_net(node))
+
+
+def _usual_net(node: Definition) -> str | None:
+    for member in node.body:
+        if isinstance(member, ast.Assign) and ast.unparse(member.targets[0]) == "usual_net":
+            return str(ast.literal_eval(member.value))
+    return None
 
 
 def _first_line(doc: str | None) -> str:
@@ -163,7 +172,8 @@ def inspected(found: Callable[..., Any], is_wrapper: bool) -> Declared:
     doc = _first_line(docs[0]) or _first_line(docs[1])
     name = getattr(found, "__name__", type(found).__name__)
     facts = (name, 1, doc, is_wrapper, tuple(options))
-    return Declared(*facts, docs[1] or "", takes_any, inspect.isclass(found))
+    about, is_class = docs[1] or "", inspect.isclass(found)
+    return Declared(*facts, about, takes_any, is_class, usual_net=getattr(found, "usual_net", None))
 
 
 def parameters(found: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -64,6 +64,11 @@ class Plugin:
         return self.kind == "strategy" and self.facts.is_wrapper
 
     @property
+    def usual_net(self) -> str | None:
+        """The network of a strategy that cannot work on any."""
+        return self.facts.usual_net
+
+    @property
     def options(self) -> tuple[Option, ...]:
         """Its keyword-only arguments."""
         return self.facts.options

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
@@ -77,10 +78,19 @@ def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> 
     return Stream("tiny", tuple(made), count, "class", tuple(range(count)))
 
 
+NETS = ["plain", "norm", "growing", "frozen"]
+SPECIAL = {"ilora": ["vit", "growing vit"]}  # it adapts transformers, and freezes them itself
+
+
+def nets_of(name: str) -> list[str]:
+    """The kinds of network that a strategy is tried on; the first is the usual one."""
+    return SPECIAL.get(name, NETS)
+
+
 def tiny_net(kind: str, num_classes: int) -> Net:
     """bare: no dropout, no batch norm; plain: dropout; norm: both; growing: a head that grows.
 
-    frozen: as norm, and only the head learns.
+    frozen: as norm, and only the head learns. vit: a transformer of one block.
     """
     inputs = SHAPE[0] * SHAPE[1] * SHAPE[2]
     layers: list[nn.Module] = []
@@ -89,10 +99,14 @@ def tiny_net(kind: str, num_classes: int) -> Net:
     layers += [nn.Flatten(), nn.Linear(inputs, 12), nn.ReLU()]
     if kind != "bare":
         layers.append(nn.Dropout(0.3))
+    backbone: nn.Module = nn.Sequential(*layers)
+    if "vit" in kind:
+        size = {"img_size": SHAPE[1], "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2}
+        backbone = timm.create_model("vit_tiny_patch16_224", num_classes=0, **size)
     statistics = {"mean": [0.4] * 3, "std": [0.3] * 3}
     augment = CropFlip(1, flip=True)
-    kinds = {"growing": kind == "growing", "frozen": kind == "frozen"}
-    return Net(nn.Sequential(*layers), 12, num_classes, augment=augment, **kinds, **statistics)
+    kinds = {"growing": "growing" in kind, "frozen": kind == "frozen"}
+    return Net(backbone, 12, num_classes, augment=augment, **kinds, **statistics)
 
 
 class Loop:
@@ -229,6 +243,7 @@ def train_on_ranks(rank: int, world: int, folder: str, names: list[str]) -> None
     torch.set_num_threads(1)
     td.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
     for name in names:
-        loop = Loop(lambda name=name: make(name), tiny_stream(), net="bare").run()
+        net = SPECIAL.get(name, ["bare"])[0]
+        loop = Loop(lambda name=name: make(name), tiny_stream(), net=net).run()
         torch.save(loop.strategy.state_dict(), f"{folder}/{name}-{rank}.pt")
     td.destroy_process_group()

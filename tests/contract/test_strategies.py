@@ -19,17 +19,19 @@ from clframe.core.strategy import Strategy, Wrapper
 from tests.contract.harness import (
     CAPACITY,
     FILES,
+    SPECIAL,
     Loop,
     load,
     make,
     memories,
+    nets_of,
     tiny_stream,
     train_on_ranks,
 )
 
 CHAINS = [f"refresh+{base}" for base in ("replay", "derpp", "er_ace", "hpcr")]
 NAMES = [*FILES, *CHAINS]
-NETS = ["plain", "norm", "growing", "frozen"]
+CASES = [(name, net) for name in NAMES for net in nets_of(name)]
 
 
 def same(a: Any, b: Any, where: str = "") -> None:
@@ -68,8 +70,7 @@ def test_file_follows_the_rules(name: str) -> None:
         assert f"{option.name}: " in cls.__doc__, f"{option.name} is not documented"
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "net"), CASES)
 def test_trains(name: str, net: str) -> None:
     """Finite terms, a memory that is filled and never too large, and weights that end elsewhere."""
 
@@ -92,8 +93,7 @@ def test_trains(name: str, net: str) -> None:
     assert logits.shape == (4, 6) and logits.isfinite().all()
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "net"), CASES)
 def test_resumes_bit_for_bit(name: str, net: str) -> None:
     """From inside the first, second and third experience, through a file read with weights_only."""
     whole = Loop(lambda: make(name), tiny_stream(), net=net).run()
@@ -130,7 +130,7 @@ def test_forgets(name: str) -> None:
             if loop.at > 0:
                 assert not torch.isin(held, torch.tensor(gone)).any()
 
-    loop = Loop(lambda: make(name), stream, watch=watch)
+    loop = Loop(lambda: make(name), stream, net=nets_of(name)[0], watch=watch)
     loop.run()
     assert all(len(memory) == CAPACITY for memory in memories(loop.strategy))
 
@@ -139,10 +139,13 @@ def test_forgets(name: str) -> None:
 def test_resumes_after_a_request(name: str) -> None:
     plain = tiny_stream()
     stream = with_request(plain, plain.experiences[0].uids[:9])
-    whole = Loop(lambda: make(name), stream).run()
-    stop = whole.iteration - 2
-    saved = Loop(lambda: make(name), stream).run(stop).checkpoint()
-    again = Loop(lambda: make(name), stream).resume(saved).run()
+
+    def loop() -> Loop:
+        return Loop(lambda: make(name), stream, net=nets_of(name)[0])
+
+    whole = loop().run()
+    saved = loop().run(whole.iteration - 2).checkpoint()
+    again = loop().resume(saved).run()
     same(whole.strategy.state_dict(), again.strategy.state_dict())
 
 
@@ -195,7 +198,8 @@ def test_two_ranks_are_one_process(name: str, ranks: Path) -> None:
     """Both ranks end with equal bits; rounding apart these are the numbers of a single process."""
     first, second = (torch.load(ranks / f"{name}-{r}.pt", weights_only=True) for r in (0, 1))
     same(first, second)
-    single = Loop(lambda: make(name), tiny_stream(), net="bare").run().strategy.state_dict()
+    net = SPECIAL.get(name, ["bare"])[0]
+    single = Loop(lambda: make(name), tiny_stream(), net=net).run().strategy.state_dict()
     for key, value in single.items():
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4, msg=key)

@@ -34,6 +34,13 @@ CASES = {name: (f"strategy={name}", "optim.momentum=0.9") for name in STRATEGIES
         "net.name=cnn",
         SMALL_STEPS,
     ),
+    "pre-trained": (REPLAY, "net.pretrain.epochs=2"),
+    "drawn features": (
+        "strategy=fetril",
+        "options.fetril.selection=rand",
+        "options.fetril.neg_ratio=2.0",
+    ),
+    "softmax of features": ("strategy=fetril", "options.fetril.head=fc"),
     "adamw, clipped": (REPLAY, "optim.name=adamw", "optim.lr=0.002", "clip=0.5"),
 }
 Trained = Callable[..., Path]
