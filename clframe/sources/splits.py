@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -192,13 +192,24 @@ def limit_per_class(y: Tensor, limit: int | None, *, seed: int) -> Tensor:
     """Indices into `y`, ascending, of at most `limit` samples of each class, drawn by `seed`."""
     import torch
 
-    from clframe.core.rng import generator
-
     if limit is None:
         return torch.arange(len(y))
+    return _drawn(y, lambda n: limit, seed, "limit")
+
+
+def portion_per_class(y: Tensor, portion: float, *, seed: int, purpose: str) -> Tensor:
+    """Indices into `y`, ascending, of each class's rounded share `portion`, at least one sample."""
+    return _drawn(y, lambda n: max(1, round(portion * n)), seed, purpose)
+
+
+def _drawn(y: Tensor, count: Callable[[int], int], seed: int, purpose: str) -> Tensor:
+    import torch
+
+    from clframe.core.rng import generator
+
     kept = torch.zeros(len(y), dtype=torch.bool)
     for label in torch.unique(y).tolist():
         rows = torch.nonzero(y == label).flatten()
-        drawn = torch.randperm(len(rows), generator=generator(seed, "limit", label))
-        kept[rows[drawn[:limit]]] = True
+        drawn = torch.randperm(len(rows), generator=generator(seed, purpose, label))
+        kept[rows[drawn[: count(len(rows))]]] = True
     return torch.nonzero(kept).flatten()

@@ -12,7 +12,15 @@ import numpy as np
 
 from clframe.errors import DataError
 from clframe.sources.images import Images
-from clframe.sources.splits import SETTINGS, holdout, limit_per_class, one_of, share, whole
+from clframe.sources.splits import (
+    SETTINGS,
+    holdout,
+    limit_per_class,
+    one_of,
+    portion_per_class,
+    share,
+    whole,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,19 +119,35 @@ def _avalanche_dataset(utils: Any, samples: Samples) -> Any:
 
 
 def by_classes(
-    images: Images, groups: Sequence[Sequence[int]], draw: Draw, *, setting: str = "class"
+    images: Images,
+    groups: Sequence[Sequence[int]],
+    draw: Draw,
+    *,
+    setting: str = "class",
+    portion: float = 1.0,
 ) -> Streams:
-    """One experience per group of classes.
+    """One experience per group of classes; a class may come in several, and its samples with it.
 
-    Labels count the classes in the order of `groups`; if domain-incremental, within their group.
+    Labels count the classes as they first come; if domain-incremental, within their group. Each
+    time a class comes, a `portion` of its training samples is drawn anew.
     """
     kind = cast("Setting", one_of("setting", setting, SETTINGS))
-    order = [c for group in groups for c in group]
-    in_group = [i for group in groups for i in range(len(group))]
-    label = _table(order, in_group if setting == "domain" else range(len(order)))
+    order = list(dict.fromkeys(c for group in groups for c in group))
+
+    def chosen(name: str, y: Tensor, rows: Tensor, e: int) -> Tensor:
+        mine = _among(y, rows, groups[e])
+        if name != "train" or portion == 1:
+            return mine
+        return mine[portion_per_class(y[mine], portion, seed=draw.seed, purpose=f"portion {e}")]
+
     samples = {
         name: [
-            _samples(x, y, _among(y, rows, group), label, e if setting == "task" else 0, first)
+            _samples(
+                *(x, y, chosen(name, y, rows, e)),
+                _table(group if kind == "domain" else order),
+                e if kind == "task" else 0,
+                first,
+            )
             for e, group in enumerate(groups)
         ]
         for name, x, y, rows, first in _sides(images, draw)
@@ -143,7 +167,7 @@ def by_views(images: Images, views: Sequence[View], draw: Draw) -> Streams:
     """
     order = tuple(range(images.num_classes))
     total = len(images.train_y) + len(images.test_y)
-    label = _table(order, order)
+    label = _table(order)
     samples: dict[str, list[Samples]] = {}
     for name, x, y, rows, first in _sides(images, draw):
         plain = _samples(x, y, rows, label, 0, first)
@@ -161,11 +185,12 @@ def _sides(images: Images, draw: Draw) -> Iterator[tuple[str, Tensor, Tensor, Te
     yield "test", images.test_x, images.test_y, every, len(images.train_y)
 
 
-def _table(classes: Sequence[int], labels: Sequence[int]) -> Tensor:
+def _table(classes: Sequence[int]) -> Tensor:
+    """The label of each class number: its place among `classes`."""
     import torch
 
     table = torch.full((max(classes) + 1,), -1)
-    table[list(classes)] = torch.tensor(list(labels))
+    table[list(classes)] = torch.arange(len(classes))
     return table
 
 

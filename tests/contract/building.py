@@ -12,6 +12,7 @@ from clframe.data.stream import build_stream
 
 NEEDS = {  # what plug-ins want that have no preset's options
     "split": ["options.split.dataset=digits"],
+    "blurry": ["options.blurry.dataset=digits"],
     "permuted": ["options.permuted.dataset=digits"],
     "rotated": ["options.rotated.dataset=digits"],
     "image_folder": ["options.image_folder.experiences=2", "options.image_folder.size=8"],

@@ -21,8 +21,10 @@ NAMES = plugin_names("scenario")
 PRESETS = {
     *("split_digits", "split_fmnist", "split_mnist", "split_cifar10", "split_cifar100"),
     *("split_tinyimagenet", "permuted_mnist", "permuted_fmnist", "permuted_digits"),
-    *("rotated_mnist", "rotated_fmnist"),
+    *("rotated_mnist", "rotated_fmnist", "base_digits", "base_fmnist", "base_cifar100"),
+    *("base_tinyimagenet", "blurry_digits", "blurry_fmnist", "blurry_mnist"),
 }
+PLUGINS = {"split", "permuted", "rotated", "image_folder", "blobs", "blurry"}
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +42,15 @@ def states() -> tuple[Any, ...]:
 
 
 def test_all_scenarios_are_there_and_presets_say_what_they_are() -> None:
-    assert {"split", "permuted", "rotated", "image_folder", "blobs"} <= set(plugins("scenario"))
+    assert set(plugins("scenario")) >= PLUGINS
     assert set(preset_files("scenario")) >= PRESETS
     for name in PRESETS:
         text = preset_files("scenario")[name].read_text()
         assert text.startswith("# ") and len(text.splitlines()[0]) > 20
         content = yaml.safe_load(text)
-        assert set(content) == {"plugin", "options"} and content["plugin"] == name.split("_")[0]
+        kind = name.split("_")[0]
+        assert set(content) == {"plugin", "options"}
+        assert content["plugin"] == ("split" if kind == "base" else kind)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,19 +65,21 @@ def test_it_builds_repeats_itself_and_moves_no_generator(name: str, raw: Path) -
     assert (stream.mean is None) == (stream.experiences[0].train.x.dtype != torch.uint8)
     assert stream.mean is None or len(stream.mean) == len(stream.std or ()) == stream.shape[0]
     seen: set[int] = set()
-    uids: list[int] = []
+    named: dict[int, bytes] = {}
     for i, exp in enumerate(stream):
         assert (exp.index, exp.origin, exp.kind) == (i, i, "learn")
         assert exp.classes == tuple(sorted(set(exp.train.y.tolist())))
         assert set(exp.eval.y.tolist()) == set(exp.classes)
         seen.update(exp.classes)
         assert seen == set(range(len(seen))), "labels must count classes as they appear"
-        uids += exp.train.uid.tolist() + exp.eval.uid.tolist()
+        assert not set(exp.train.uid.tolist()) & set(exp.eval.uid.tolist())
         for part in (exp.train, exp.eval):
             assert part.y.dtype == part.uid.dtype == part.task.dtype == torch.int64
             assert not part.task.any() and exp.tasks == (0,)
-            assert part.x.is_contiguous()
-    assert len(seen) == stream.num_classes and len(set(uids)) == len(uids)
+            assert part.x.is_contiguous() and len(part.uid.unique()) == len(part)
+            for uid, x, y in zip(part.uid.tolist(), part.x, part.y.tolist(), strict=True):
+                assert named.setdefault(uid, what := x.numpy().tobytes() + bytes([y])) == what
+    assert len(seen) == stream.num_classes
     assert sorted(stream.class_order) == list(range(len(stream.class_order)))
     json.dumps(stream.describe())
 
@@ -105,6 +111,10 @@ def test_presets_hold_out_a_stratified_share(name: str, raw: Path) -> None:
         ("permuted_mnist", [(60, 30)] * 5, (1, 28, 28), 10),
         ("rotated_fmnist", [(60, 30)] * 5, (1, 28, 28), 10),
         ("image_folder", [(8, 2)] * 2, (3, 8, 8), 4),
+        ("base_fmnist", [(24, 12), *[(12, 6)] * 3], (1, 28, 28), 10),
+        ("base_cifar100", [(200, 100), *[(40, 20)] * 5], (3, 32, 32), 100),
+        ("base_tinyimagenet", [(200, 100), *[(40, 20)] * 5], (3, 64, 64), 200),
+        ("blurry_mnist", [(18, 9)] * 7, (1, 28, 28), 10),
     ],
 )
 def test_sizes(
@@ -118,6 +128,8 @@ def test_sizes(
 def test_base_and_increments_split_cifar100_into_50_and_5_times_10(raw: Path) -> None:
     name = "split_cifar100"
     stream = build(name, raw, f"options.{name}.base=50", f"options.{name}.increment=10")
+    preset = build("base_cifar100", raw).describe()
+    assert stream.describe() | {"scenario": "base_cifar100"} == preset
     assert [len(e.classes) for e in stream] == [50, 10, 10, 10, 10, 10]
     assert stream.experiences[5].classes == tuple(range(90, 100))
     assert stream.class_names[99] == "fine 99"

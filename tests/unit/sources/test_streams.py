@@ -46,6 +46,21 @@ def test_tasks_number_the_experiences_and_domains_restart_the_labels(images: Ima
     assert torch.equal(torch.tensor([5, 1])[first.y], images.train_y[first.uid])
 
 
+def test_a_class_may_come_in_several_experiences(images: Images) -> None:
+    groups = ((3, 0), (0, 5), (3, 5))
+    streams = by_classes(images, groups, Draw(), portion=0.5)
+    assert streams.class_order == (3, 0, 5) and streams.class_names == ("d", "a", "f")
+    train, test = streams.samples["train"], streams.samples["test"]
+    assert [s.y.unique().tolist() for s in train] == [[0, 1], [1, 2], [0, 2]]
+    assert [torch.bincount(s.y).tolist() for s in train] == [[5, 5], [0, 5, 5], [5, 0, 5]]
+    assert [len(s) for s in test] == [8, 8, 8]
+    zeros = [s.uid[s.y == 1].tolist() for s in test[:2]]
+    assert zeros[0] == zeros[1]
+    domains = by_classes(images, groups, Draw(), setting="domain").samples["train"]
+    for samples, group in zip(domains, groups, strict=True):
+        assert torch.equal(torch.tensor(group)[samples.y], images.train_y[samples.uid])
+
+
 def test_validation_is_stratified_and_apart_and_the_limit_comes_after_it(images: Images) -> None:
     groups = ((0, 1, 2), (3, 4, 5))
     whole = by_classes(images, groups, Draw(0.2, None, 1)).samples
