@@ -47,6 +47,17 @@ def write_idx(
             path.write_bytes(gzip.compress(raw) if gz else raw)
 
 
+def write_emnist(folder: Path, *, gz: bool = False) -> None:
+    """EMNIST's four files of letters: five training and two test samples of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, per_class in (("train", 5), ("test", 2)):
+        y = (labels(26, per_class) + 1).astype(np.uint8)
+        x = pixels(per_class, len(y), 28, 28)
+        for name, array in (("images-idx3-ubyte", x), ("labels-idx1-ubyte", y)):
+            raw, path = idx_bytes(array), folder / (f"emnist-letters-{part}-{name}" + ".gz" * gz)
+            path.write_bytes(gzip.compress(raw) if gz else raw)
+
+
 class _Python2(pickle._Pickler):  # type: ignore[name-defined,misc]
     """Pickles as Python 2 did, which wrote CIFAR: strings and bytes are one thing."""
 
@@ -139,6 +150,7 @@ def write_all(root: Path) -> None:
     """Every data set that a preset names, as torchvision would have left it under `root`."""
     write_idx(root / "MNIST" / "raw")
     write_idx(root / "FashionMNIST" / "raw", seed=100)
+    write_emnist(root / "EMNIST" / "raw")
     write_cifar10(root / "cifar-10-batches-py")
     write_cifar100(root / "cifar-100-python")
     write_tiny(root / "tiny-imagenet-200")

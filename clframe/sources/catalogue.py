@@ -29,6 +29,7 @@ class Known:
     shape: tuple[int, int, int]
     folders: tuple[str, ...] = ()
     torchvision: str | None = None
+    split: str | None = None  # torchvision's name for the part of a larger collection
     debian: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -62,6 +63,18 @@ MNIST = Known(
     std=(0.3081,),
     class_names=tuple("0123456789"),
 )
+EMNIST_LETTERS = Known(
+    "emnist_letters",
+    "idx",
+    26,
+    (1, 28, 28),
+    folders=("EMNIST/raw", "emnist", "."),
+    torchvision="EMNIST",
+    split="letters",
+    mean=(0.1722,),
+    std=(0.3309,),
+    class_names=tuple("abcdefghijklmnopqrstuvwxyz"),
+)
 CIFAR10 = Known(
     "cifar10",
     "cifar",
@@ -91,7 +104,10 @@ TINYIMAGENET = Known(
     mean=(0.4802, 0.4481, 0.3975),
     std=(0.2770, 0.2691, 0.2821),
 )
-KNOWN = {k.name: k for k in (DIGITS, FASHION_MNIST, MNIST, CIFAR10, CIFAR100, TINYIMAGENET)}
+KNOWN = {
+    k.name: k
+    for k in (DIGITS, FASHION_MNIST, MNIST, EMNIST_LETTERS, CIFAR10, CIFAR100, TINYIMAGENET)
+}
 
 
 def known(name: str) -> Known:

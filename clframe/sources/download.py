@@ -36,7 +36,8 @@ def download(dataset: Known, target: Path) -> str | None:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=target) as scratch:
-            kind(scratch, train=True, download=True)
+            part = {"split": dataset.split} if dataset.split else {}
+            kind(scratch, train=True, download=True, **part)
             _move(Path(scratch), target)
     except (OSError, RuntimeError, HTTPException, EOFError) as e:
         with suppress(OSError):  # what is in use by now stays
@@ -50,8 +51,8 @@ def download(dataset: Known, target: Path) -> str | None:
 
 def _addresses(kind: Any) -> list[str]:
     """Where torchvision would download from."""
-    urls = [*getattr(kind, "mirrors", ()), getattr(kind, "url", None)]
-    return [url for url in urls if isinstance(url, str)]
+    url = getattr(kind, "url", None)  # wins over mirrors, which may be a parent class's
+    return [url] if url else list(getattr(kind, "mirrors", ()))
 
 
 def _move(scratch: Path, target: Path) -> None:

@@ -54,7 +54,8 @@ def missing(
     if dataset.debian:
         lines.append(f"On Debian: apt-get install {dataset.debian}")
     if dataset.torchvision:
-        call = f"torchvision.datasets.{dataset.torchvision}({str(target)!r}, download=True)"
+        part = f", split={dataset.split!r}" if dataset.split else ""
+        call = f"torchvision.datasets.{dataset.torchvision}({str(target)!r}{part}, download=True)"
         lines.append(f'Where there is a network: python -c "import torchvision; {call}"')
     else:
         lines.append(

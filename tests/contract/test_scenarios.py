@@ -23,6 +23,7 @@ PRESETS = {
     *("split_tinyimagenet", "permuted_mnist", "permuted_fmnist", "permuted_digits"),
     *("rotated_mnist", "rotated_fmnist", "base_digits", "base_fmnist", "base_cifar100"),
     *("base_tinyimagenet", "blurry_digits", "blurry_fmnist", "blurry_mnist"),
+    *("split_emnist", "blurry_emnist"),
 }
 PLUGINS = {"split", "permuted", "rotated", "image_folder", "blobs", "blurry"}
 
@@ -105,6 +106,7 @@ def test_presets_hold_out_a_stratified_share(name: str, raw: Path) -> None:
     [
         ("split_mnist", [(12, 6)] * 5, (1, 28, 28), 10),
         ("split_fmnist", [(12, 6)] * 5, (1, 28, 28), 10),
+        ("split_emnist", [(10, 4)] * 13, (1, 28, 28), 26),
         ("split_cifar10", [(20, 4)] * 5, (3, 32, 32), 10),
         ("split_cifar100", [(40, 20)] * 10, (3, 32, 32), 100),
         ("split_tinyimagenet", [(40, 20)] * 10, (3, 64, 64), 200),

@@ -46,6 +46,29 @@ def test_idx_files_read_as_torchvision_reads_them(tmp_path: Path, name: str) -> 
     assert len(images.class_names) == 10
 
 
+def test_emnists_letters_are_torchvisions_upright_and_counted_from_0(tmp_path: Path) -> None:
+    import torchvision
+
+    raw_files.write_emnist(tmp_path / "EMNIST" / "raw")
+    images = load_images("emnist_letters", tmp_path)
+    for train, x, y in (
+        (True, images.train_x, images.train_y),
+        (False, images.test_x, images.test_y),
+    ):
+        theirs = torchvision.datasets.EMNIST(tmp_path, split="letters", train=train)
+        assert torch.equal(x[:, 0], theirs.data.mT) and x.is_contiguous()
+        assert torch.equal(y, theirs.targets - 1)
+    assert ["N/A", *images.class_names] == theirs.classes
+    assert images.train_x.shape == (130, 1, 28, 28) and len(images.test_y) == 52
+
+
+def test_zipped_letters_in_the_root_are_found_beside_mnist(tmp_path: Path) -> None:
+    raw_files.write_idx(tmp_path)
+    raw_files.write_emnist(tmp_path, gz=True)
+    assert load_images("emnist_letters", tmp_path).num_classes == 26
+    assert load_images("mnist", tmp_path).num_classes == 10
+
+
 @pytest.mark.parametrize(
     ("name", "folder"), [("CIFAR10", "cifar-10-batches-py"), ("CIFAR100", "cifar-100-python")]
 )

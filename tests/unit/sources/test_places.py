@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -69,6 +70,10 @@ def test_missing_data_names_every_place_and_the_way_to_get_it(
     ("name", "says"),
     [
         ("mnist", ["t10k-labels-idx1-ubyte[.gz]", "torchvision.datasets.MNIST("]),
+        (
+            "emnist_letters",
+            ["EMNIST/raw", "emnist-letters-test-labels-idx1-ubyte", "split='letters', download"],
+        ),
         ("cifar10", ["cifar-10-batches-py", "data_batch_1", "torchvision.datasets.CIFAR10("]),
         ("cifar100", ["cifar-100-python", "meta", "torchvision.datasets.CIFAR100("]),
         ("tinyimagenet", ["tiny-imagenet-200", "val/val_annotations.txt", "unzip"]),
@@ -140,6 +145,22 @@ def test_what_is_nowhere_is_downloaded_once(
     for file in mirror.iterdir():
         file.unlink()
     assert torch.equal(load_images("mnist", root).train_x, images.train_x)
+
+
+def test_emnists_one_archive_is_downloaded(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_files.write_emnist(tmp_path / "letters" / "gzip", gz=True)
+    archive = Path(shutil.make_archive(str(mirror / "gzip"), "zip", tmp_path / "letters", "gzip"))
+    import torchvision
+
+    url = f"{torchvision.datasets.MNIST.mirrors[0]}gzip.zip"
+    monkeypatch.setattr("torchvision.datasets.EMNIST.url", url)
+    monkeypatch.setattr(
+        "torchvision.datasets.EMNIST.md5", hashlib.md5(archive.read_bytes()).hexdigest()
+    )
+    assert load_images("emnist_letters", tmp_path / "root").train_x.shape == (130, 1, 28, 28)
+    assert [p.name for p in (tmp_path / "root").iterdir()] == ["EMNIST"]
 
 
 def test_a_download_that_breaks_off_leaves_nothing(mirror: Path, tmp_path: Path) -> None:
