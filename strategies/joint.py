@@ -1,8 +1,9 @@
 """Joint training: from the initial weights on everything so far; what the net could have learned.
 
 Experience k minimises the mean cross-entropy over the union of the data of experiences 1..k, less
-what forget requests have withdrawn. Every experience starts from the same weights, so that nothing
-but the data tells its result from training on that union alone.
+what forget requests have withdrawn; a sample that came several times counts once. Every experience
+starts from the same weights, so that nothing but the data tells its result from training on that
+union alone.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Joint(Strategy):
         self.net.grow([*seen, *exp.classes])
 
     def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
-        return Samples.cat([*(self._retained(e) for e in past), exp.train])
+        return Samples.cat([*(self._retained(e) for e in past), exp.train]).once()
 
     def forget(self, exp: Experience) -> None:
         self.withdrawn[exp.index] = list(exp.uids)

@@ -58,6 +58,15 @@ class Samples:
             return parts[0]
         return Samples(*(torch.cat([getattr(p, c) for p in parts]) for c in Batch._fields))
 
+    def once(self) -> Samples:
+        """Each sample where it first is: a class that came back brings some of them again."""
+        sorted_, order = self.uid.sort(stable=True)
+        first = torch.ones_like(sorted_, dtype=torch.bool)
+        first[1:] = sorted_[1:] != sorted_[:-1]
+        if first.all():
+            return self
+        return Samples(*self.take(order[first].sort().values))
+
     def digest(self) -> str:
         """SHA-256 of inputs and labels in order: the identity of this data, 64 hex digits."""
         h = hashlib.sha256()

@@ -33,8 +33,10 @@ def splice(stream: Stream, requests: str | Sequence[Any] | None) -> Stream:
 
     L2 learns the scenario's experience 2, at most once. F2 forgets what was learned from it (task 2
     of a request's long form, whatever the setting); classes are named by label, samples by uid. A
-    forget request carries the uids of all data that it withdraws, and that data itself with
-    `data: true`. It `forgets` each position of the stream of whose data nothing is left.
+    forget request carries the uids of all data that it withdraws, each once, and that data itself
+    with `data: true`. A sample that came with several experiences is withdrawn from all of them;
+    if it comes again later, it is learned anew. The request `forgets` each position of the stream
+    of whose data nothing is left.
     """
     if requests is None:
         return stream
@@ -125,11 +127,13 @@ def _forget(made: Sequence[Experience], held: dict[int, Tensor], request: _Reque
     column = {i: _column(made[i], request.names) for i in held}
     _all_held(column, held, request)
     wanted = torch.tensor(request.values)
-    gone = {i: torch.isin(column[i], wanted) & rows for i, rows in held.items()}
+    named = [made[i].train.uid[torch.isin(column[i], wanted) & rows] for i, rows in held.items()]
+    uids = torch.cat(named)  # of samples that may also have come with experiences not named
+    gone = {i: torch.isin(made[i].train.uid, uids) & rows for i, rows in held.items()}
     gone = {i: rows for i, rows in gone.items() if rows.any()}
     held.update({i: held[i] & ~rows for i, rows in gone.items()})
     parts = [Samples(*made[i].train.take(rows.nonzero().flatten())) for i, rows in gone.items()]
-    samples = Samples.cat(parts)
+    samples = Samples.cat(parts).once()
     nothing = Samples(*samples.take(torch.empty(0, dtype=torch.long)))
     return Experience(
         index=len(made),

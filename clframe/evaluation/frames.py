@@ -59,10 +59,9 @@ class Frames:
         learned = self.stream.learned
         met = {c for e in learned[: max(block.seen, 1)] for c in e.classes}
         for i in range(block.seen, block.upto):
-            if self.growing:  # there is no output to ask yet
-                use[:, i] = False
-            elif not met.issuperset(learned[i].classes):
-                use[0 :: len(MASKS), i] = False
+            if not met.issuperset(learned[i].classes):
+                # of a growing head there is no output to ask yet
+                use[:: 1 if self.growing else len(MASKS), i] = False
         return use
 
     def series(self, block: Block, counts: npt.NDArray[np.int64]) -> dict[str, Any]:

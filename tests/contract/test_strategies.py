@@ -164,6 +164,17 @@ def test_joint_leaves_out_what_was_withdrawn() -> None:
     assert again is not None and set(gone) <= set(again.uid.tolist())
 
 
+def test_joint_learns_a_sample_that_came_twice_once() -> None:
+    stream = tiny_stream()
+    first, second, third = stream.experiences
+    both = dataclasses.replace(second, train=Samples.cat([first.train, second.train]))
+    data = make("joint").data(third, [first, both])
+    assert data is not None and data.uid.tolist() == [
+        u for e in stream for u in e.train.uid.tolist()
+    ]
+    assert torch.equal(data.x, torch.cat([e.train.x for e in stream]))
+
+
 def test_joint_equals_training_on_the_union_from_scratch() -> None:
     stream = tiny_stream()
     loop = Loop(lambda: make("joint"), stream, net="norm").run()

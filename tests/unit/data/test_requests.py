@@ -113,6 +113,64 @@ def test_what_is_forgotten_bit_by_bit_is_forgotten_in_the_end(stream: Stream) ->
     assert third.train.uid.tolist() == [3, 4, 5, 6, 7]
 
 
+@pytest.fixture
+def returning() -> Stream:
+    """Classes 0, 1 | 1, 2 | 0, 2 with uids 0-3 of class 0, 4-7 of class 1, 8-11 of class 2.
+
+    Of class 1 half comes each time, uid 5 with both halves.
+    """
+    uids = [[0, 1, 2, 3, 4, 5], [5, 6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 8, 9, 10, 11]]
+
+    def part(uids: list[int], plus: int = 0) -> Samples:
+        uid = torch.tensor(uids)
+        return Samples((uid + plus).float()[:, None], uid // 4, torch.zeros_like(uid), uid + plus)
+
+    exps = tuple(
+        Experience(
+            e, "learn", (0,), tuple(sorted({u // 4 for u in of})), part(of), part(of, 100), origin=e
+        )
+        for e, of in enumerate(uids)
+    )
+    return Stream("toy", exps, 3, "class", (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("order", "what", "uids", "forgets"),
+    [
+        ("L0 L1 L2", {"classes": [0]}, [0, 1, 2, 3], ()),
+        ("L0 L1 L2", {"classes": [1]}, [4, 5, 6, 7], ()),
+        ("L0 L1 L2", {"classes": [0, 1]}, [*range(8)], (0,)),
+        ("L0 L1 L2", {"classes": [0, 2]}, [0, 1, 2, 3, 8, 9, 10, 11], (2,)),
+        ("L0 L1 L2", {"tasks": [2]}, [0, 1, 2, 3, 8, 9, 10, 11], (2,)),
+        ("L2 L0 L1", {"tasks": [0]}, [0, 1, 2, 3, 4, 5], (1,)),
+        ("L0 L1 L2", {"tasks": [0, 2]}, [0, 1, 2, 3, 4, 5, 8, 9, 10, 11], (0, 2)),
+        ("L0 L1", {"uids": [5]}, [5], ()),
+    ],
+)
+def test_what_came_several_times_is_withdrawn_everywhere(
+    returning: Stream, order: str, what: dict[str, list[int]], uids: list[int], forgets: Any
+) -> None:
+    spliced = splice(returning, [*order.split(), {"forget": what, "data": True}])
+    forget = spliced.experiences[-1]
+    assert sorted(forget.uids) == uids == sorted(forget.train.uid.tolist())
+    assert forget.train.x.flatten().tolist() == list(forget.uids)
+    assert forget.forgets == forgets
+    for i in spliced.learned:
+        left = set(i.train.uid.tolist()) - set(forget.uids)
+        assert bool(left) == (i.index not in forgets)
+
+
+def test_a_class_that_was_forgotten_may_come_and_be_forgotten_again(returning: Stream) -> None:
+    forget = {"forget": {"classes": [0]}}
+    spliced = splice(returning, ["L0", forget, "L1", "L2", forget])
+    assert [e.uids for e in spliced if e.kind == "forget"] == [(0, 1, 2, 3)] * 2
+    assert spliced.experiences[3].train is returning.experiences[2].train
+    with pytest.raises(ConfigError, match=r"classes 0 was forgotten before.*there: 1, 2"):
+        splice(returning, ["L0", "L1", forget, forget])
+    with pytest.raises(ConfigError, match=r"uids 5 was forgotten before"):
+        splice(returning, ["L0", "L1", {"forget": {"tasks": [0]}}, {"forget": {"uids": [5]}}])
+
+
 @pytest.mark.parametrize(
     ("requests", "says"),
     [
