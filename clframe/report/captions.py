@@ -66,6 +66,8 @@ def bound_note(scene: Scene) -> str:
 def matrix_note(scene: Scene) -> str:
     """What the numbers of R are."""
     note = f"Mean over {scene.seeds} seeds, full {scene.full_split} split. "
+    if not all(heat.even for heat in scene.heats.values()):
+        note += "Streams differ by seed: each number is over the seeds that have it. "
     note += "In bold: the experience just learned"
     tables = [heat.table for heat in scene.heats.values()]
     ahead = any((~np.isnan(t))[np.triu_indices_from(t, 1)].any() for t in tables)

@@ -51,12 +51,15 @@ class Bound(NamedTuple):
 
 
 class Heat(NamedTuple):
-    """Mean R of one method over its seeds: after learning row, tested on column."""
+    """Mean R of one method over its seeds: after learning row, tested on column.
+
+    Streams may differ by seed; a number is over those that have it. `even`: all have the same.
+    """
 
     table: NDArray[np.float64]
     rows: list[int]
     columns: list[int]
-    seeds: int
+    even: bool
 
 
 class Bar(NamedTuple):
@@ -154,21 +157,29 @@ def _zoom(known: Mapping[str, list[AccuracyTrace]], axis: Axis, learned: int, at
 def _bound(group: Group, axis: Axis) -> Bound:
     """Where a model trained on everything so far, or on each experience alone, would be."""
     heat = _heat(group)
-    ends = [float(axis.edges[axis.positions.index(k) + 1]) for k in heat.rows]
+    shown = [k for k in heat.rows if k in axis.positions]
+    ends = [float(axis.edges[axis.positions.index(k) + 1]) for k in shown]
     if group.reference == "independent":
         alone = np.diagonal(heat.table)
         first = np.full(len(ends), alone[0])
         previous = [float(alone[:k].mean()) for k in range(1, len(ends))]
     else:
-        first = heat.table[:, 0]
+        first = heat.table[: len(ends), 0]
         previous = [float(heat.table[k, :k].mean()) for k in range(1, len(ends))]
     return Bound(ends, first.tolist(), ends[1:], previous)
 
 
 def _heat(group: Group) -> Heat:
-    tables = [matrix(cell.boundary()) for cell in group.cells]
-    whole = [t for t in tables if t[0].shape == tables[0][0].shape]
-    return Heat(np.mean([t[0] for t in whole], axis=0), *tables[0][1:], len(whole))
+    found = [matrix(cell.boundary()) for cell in group.cells]
+    rows, columns = (sorted({k for t in found for k in t[axis]}) for axis in (1, 2))
+    stack = np.full((len(found), len(rows), len(columns)), np.nan)
+    for whole, (table, own_rows, own_columns) in zip(stack, found, strict=True):
+        whole[np.ix_(np.searchsorted(rows, own_rows), np.searchsorted(columns, own_columns))] = (
+            table
+        )
+    known = (~np.isnan(stack)).sum(axis=0)
+    mean = np.where(known > 0, np.nansum(stack, axis=0) / np.maximum(known, 1), np.nan)
+    return Heat(mean, rows, columns, bool(np.isin(known, (0, len(found))).all()))
 
 
 def _bars(key: str, groups: Sequence[Group], values: Mapping[str, Values]) -> list[Bar]:
