@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from clframe.grid.engines import Engine, LocalEngine, Resources
 from clframe.grid.launch import Launch, environment, start_server
 from clframe.grid.preflight import preflight
 from clframe.grid.stores import Stores, opened
-from clframe.grid.supervise import BAD_INPUT, CellOutcome, held
+from clframe.grid.supervise import BAD_INPUT, CellOutcome, Progress, held
 from clframe.grid.team import outside, take_part
 from clframe.grid.view import deliver, owed
 from clframe.registry import snapshot
@@ -172,12 +172,18 @@ def _run(
     far = workers > 1 and os.environ.get("RAY_ADDRESS")
     make: type[Engine] = RayEngine if far else LocalEngine
     with Display(console, len(todo), label, warning) as display:
-        engine = make(workers, find, display.step, launch)
         try:
-            with _terminable(), closing(engine.run(list(find), resources)) as ended:
-                for outcome in ended:
-                    outcomes.append(outcome)
-                    display.end(outcome)
+            with _terminable() as insist:
+
+                def step(progress: Progress) -> None:
+                    insist()
+                    display.step(progress)
+
+                engine = make(workers, find, step, launch)
+                with closing(engine.run(list(find), resources)) as ended:
+                    for outcome in ended:
+                        outcomes.append(outcome)
+                        display.end(outcome)
         except KeyboardInterrupt:
             return outcomes, INTERRUPTED
     return outcomes, 0
@@ -218,17 +224,31 @@ def _result(folder: Path) -> str:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat a polite kill of this process as Ctrl-C, so that no cell is left alone."""
+def _terminable() -> Iterator[Callable[[], None]]:
+    """Treat a polite kill of this process as Ctrl-C, so that no cell is left alone.
 
-    def interrupt(*_: Any) -> None:
+    Call what it yields now and then: it raises again what was lost. Python ignores an exception
+    that a signal raises inside a garbage collector's callback or a `__del__`.
+    """
+    told: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        told.append(number)
         raise KeyboardInterrupt
 
+    def insist() -> None:
+        if told:
+            raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield insist
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    kinds = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody's own, or off
+        kinds.append(signal.SIGINT)
+    before = {kind: signal.signal(kind, interrupt) for kind in kinds}
     try:
-        yield
+        yield insist
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

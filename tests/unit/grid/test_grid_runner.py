@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from clframe.grid.cluster import _shares
 from clframe.grid.engines import Resources
 from clframe.grid.launch import Handle, Launch
 from clframe.grid.runner import run_grid, run_one
+from clframe.grid.supervise import Progress
 from clframe.tracking.store import RunStore
 
 Faked = Callable[..., Launch]
@@ -164,6 +166,33 @@ def test_an_interrupted_grid_goes_on_where_it_was(
     assert run.text.splitlines()[-1] == str(run.folder / "runs" / "g")
     assert run(faked()) == 0
     assert "4 cells: 1 done, 2 to run, 1 to resume" in run.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_falls_into_a_collectors_callback_is_not_lost(
+    run: Run, faked: Faked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python ignores what is raised there, and libraries such as jax have such callbacks."""
+    sent: list[int] = []
+
+    def callback(phase: str, info: object) -> None:
+        if not sent and list((run.folder / "runs").glob("g/*fine_tune-s1*/hangs")):
+            sent.append(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    step = runner.Display.step
+
+    def collecting(self: runner.Display, progress: Progress) -> None:
+        gc.collect()
+        step(self, progress)
+
+    monkeypatch.setattr(runner.Display, "step", collecting)
+    gc.callbacks.append(callback)
+    try:
+        assert run(faked(**{"fine_tune-s1": "hang"})) == runner.INTERRUPTED
+    finally:
+        gc.callbacks.remove(callback)
+    assert sent and list(run.states.values()) == ["done", "interrupted", "missing", "missing"]
 
 
 @pytest.mark.parametrize("where", [None, "local"])
