@@ -209,18 +209,16 @@ class Fetril(Strategy):
     def forget(self, exp: Experience) -> bool:
         """Drop classes of which nothing is left; of others, take out the features that may be read.
 
-        Where the request withdraws a part of a class without `data: true`, nothing can be done.
+        Where the request withdraws a part of a class without `data: true`, its mean stays.
         """
         if not self.fitted:
             return False
-        classes = torch.tensor(exp.classes, device=self.counts.device)
-        if int(self.counts[classes].sum()) == len(exp.uids):
-            self.counts[classes] = 0
-        elif len(exp.train):
+        if len(exp.train):
             self._count(*self._features(exp.train), -1)
-        gone = classes[self.counts[classes] == 0]
+        self.counts[list(exp.emptied)] = 0
+        gone = self.counts == 0
         self.sums[gone], self.weight[gone], self.bias[gone] = 0.0, 0.0, CLOSED
-        return len(gone) > 0
+        return len(exp.emptied) > 0
 
     def predict(self, x: Tensor, task: Tensor | None) -> Tensor:
         return self._classify(self.net.features(x)) if self.fitted else self.net(x)

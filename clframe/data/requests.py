@@ -145,7 +145,16 @@ def _forget(made: Sequence[Experience], held: dict[int, Tensor], request: _Reque
         origin=made[min(gone)].origin,
         forgets=tuple(i for i in gone if not held[i].any()),
         uids=tuple(samples.uid.tolist()),
+        emptied=_emptied(made, held, samples),
     )
+
+
+def _emptied(
+    made: Sequence[Experience], held: dict[int, Tensor], gone: Samples
+) -> tuple[int, ...]:
+    """The classes among `gone` of which no experience has a sample left."""
+    left = {c for i, rows in held.items() for c in made[i].train.y[rows].unique().tolist()}
+    return tuple(c for c in gone.y.unique().tolist() if c not in left)
 
 
 def _column(exp: Experience, names: str) -> Tensor:

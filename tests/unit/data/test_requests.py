@@ -210,3 +210,16 @@ def test_a_wrong_request_is_answered_with_what_would_work(
         splice(stream, requests)
     assert all(part in str(error.value) for part in says), str(error.value)
     assert "request" in str(error.value)
+
+
+def test_classes_of_which_nothing_is_left_are_named(stream: Stream, returning: Stream) -> None:
+    requests: list[Any] = ["L0", {"forget": {"uids": [0, 1]}}, {"forget": {"uids": [2]}}]
+    assert [e.emptied for e in splice(stream, requests)] == [(), (), (0,)]
+    (*_, last) = splice(returning, ["L0", "L1", "L2", {"forget": {"tasks": [0]}}])
+    held = {
+        c
+        for e in returning
+        for c, u in zip(e.train.y.tolist(), e.train.uid.tolist(), strict=True)
+        if u not in last.uids
+    }
+    assert set(last.emptied) == set(last.classes) - held

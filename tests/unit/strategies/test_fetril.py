@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -206,15 +207,14 @@ def test_a_class_that_comes_again_has_the_mean_of_all_its_features() -> None:
     assert strategy.counts.tolist() == [3, 1]
 
 
-def request(classes: list[int], uids: list[int], data: Batch | None = None) -> Experience:
+def request(classes: list[int], emptied: list[int], data: Batch | None = None) -> Experience:
     exp = experience(2, classes, data or Batch(*(t[:0] for t in images(0))))
-    return Experience(2, "forget", (0,), exp.classes, exp.train, exp.eval, 0, (), tuple(uids))
+    return dataclasses.replace(exp, kind="forget", emptied=tuple(emptied))
 
 
 def test_a_withdrawn_class_is_dropped() -> None:
     strategy, batch = trained(), images(0)
-    gone = batch.uid[batch.y == 0].tolist()
-    assert strategy.forget(request([0], gone))
+    assert strategy.forget(request([0], [0]))
     assert strategy.counts[0] == 0 and not strategy.centroids[0].any()
     assert (strategy.predict(batch.x, None).argmax(1) == 1).all()
 
@@ -224,9 +224,9 @@ def test_part_of_a_class_is_taken_out_where_it_may_be_read() -> None:
     mine = torch.nonzero(batch.y == 1).flatten()
     part = Batch(*(t[mine[:1]] for t in batch))
     before = strategy.counts.clone()
-    assert not strategy.forget(request([1], part.uid.tolist()))  # unread: nothing can be done
+    assert not strategy.forget(request([1], []))  # unread: nothing can be done
     assert torch.equal(strategy.counts, before)
-    assert not strategy.forget(request([1], part.uid.tolist(), part))
+    assert not strategy.forget(request([1], [], part))
     rest = strategy.net.features(batch.x[mine[1:]]).double().mean(0)
     torch.testing.assert_close(strategy.centroids[1], rest)
 
