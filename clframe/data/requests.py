@@ -149,9 +149,7 @@ def _forget(made: Sequence[Experience], held: dict[int, Tensor], request: _Reque
     )
 
 
-def _emptied(
-    made: Sequence[Experience], held: dict[int, Tensor], gone: Samples
-) -> tuple[int, ...]:
+def _emptied(made: Sequence[Experience], held: dict[int, Tensor], gone: Samples) -> tuple[int, ...]:
     """The classes among `gone` of which no experience has a sample left."""
     left = {c for i, rows in held.items() for c in made[i].train.y[rows].unique().tolist()}
     return tuple(c for c in gone.y.unique().tolist() if c not in left)
