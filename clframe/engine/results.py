@@ -9,7 +9,7 @@ import numpy as np
 
 from clframe.core.experience import Stream
 from clframe.evaluation.envelope import envelope
-from clframe.evaluation.metrics import summarize
+from clframe.evaluation.metrics import sizes_of, summarize
 from clframe.evaluation.trace import AccuracyTrace
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunStore
@@ -67,7 +67,8 @@ def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
     traces = [AccuracyTrace.from_columns(columns(t), primary).retained(kept) for t in tables]
     if not kept:  # everything has been forgotten
         return {"n_experiences": 0}
-    dense, full = (summarize(t.rows()) for t in traces)
+    sizes = sizes_of(store.read_record().data, kept)
+    dense, full = (summarize(t.rows(), sizes=sizes) for t in traces)
     return {k: v if k in FROM_TRACE else full[k] for k, v in dense.items()}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from clframe.evaluation.continual import continual
 from clframe.evaluation.gap import gap
@@ -11,13 +11,15 @@ from clframe.evaluation.lifelong import lifelong
 from clframe.evaluation.standard import (
     forgetting_ratio,
     intransigence,
+    pooled,
     standard,
     transfer_over_independent,
 )
 from clframe.evaluation.timeline import Rows, TraceError, read
 
-__all__ = ["TraceError", "lifelong", "summarize"]
+__all__ = ["TraceError", "lifelong", "sizes_of", "summarize"]
 
+T = TypeVar("T")
 _WINDOWS, _BETAS = (10, 100), (10,)
 
 
@@ -27,6 +29,7 @@ def summarize(
     joint_prefix: Sequence[float | None] | None = None,
     joint_all: Sequence[float | None] | None = None,
     independent: Sequence[float | None] | None = None,
+    sizes: Sequence[int] | None = None,
     windows: Iterable[int] = (3, 10, 100),
     betas: Iterable[int] = (3, 10),
 ) -> dict[str, Any]:
@@ -36,7 +39,8 @@ def summarize(
     with these columns. Leave rows out where a model cannot be asked (experiences to come under a
     growing or masked head): what needs them is then None. The references are accuracies on each
     experience k: of joint training on 0..k, of joint training on all, of training on k alone; each
-    adds its own keys. Windows 10 and 100 and beta 10 are always among those returned.
+    adds its own keys; so do `sizes`, the test samples of each experience, which pool what others
+    average over experiences. Windows 10 and 100 and beta 10 are always among those returned.
     """
     line = read(rows)
     matrix, initial, num = line.matrix(), line.initial(), line.num_experiences
@@ -50,6 +54,8 @@ def summarize(
         "gap": gap(line),
         **standard(line),
     }
+    if sizes is not None:
+        result |= pooled(matrix, _counted("sizes", sizes, num))
     if joint_prefix is not None:
         cells = _reference("joint_prefix", joint_prefix, num)
         result["intransigence"] = intransigence(matrix, cells)
@@ -62,6 +68,19 @@ def summarize(
     return result
 
 
+def sizes_of(described: Mapping[str, Any], kept: Sequence[int]) -> list[int] | None:
+    """The test samples of each experience at stream positions `kept`, of what a stream describes.
+
+    None where a class is in several of them: its samples could not be pooled without counting
+    them several times.
+    """
+    mine = {e["index"]: e for e in described.get("experiences", ())}
+    classes = [c for k in kept for c in mine[k]["classes"]]
+    if described.get("setting") == "class" and len(set(classes)) < len(classes):
+        return None
+    return [int(mine[k]["eval_size"]) for k in kept]
+
+
 def _sizes(name: str, asked: Iterable[int], always: Sequence[int]) -> list[int]:
     """What was asked for and what is always given, ascending."""
     sizes = list(asked)
@@ -71,15 +90,20 @@ def _sizes(name: str, asked: Iterable[int], always: Sequence[int]) -> list[int]:
     return sorted({int(size) for size in sizes} | set(always))
 
 
+def _counted(name: str, values: Sequence[T], num_experiences: int) -> Sequence[T]:
+    """`values` when there is one for each experience."""
+    if len(values) != num_experiences:
+        raise TraceError(
+            f"{name} has {len(values)} values for {num_experiences} experiences; "
+            "give one for each, None where there is none"
+        )
+    return values
+
+
 def _reference(
     name: str, values: Sequence[float | None], num_experiences: int
 ) -> list[float | None]:
-    cells = [None if v is None else float(v) for v in values]
-    if len(cells) != num_experiences:
-        raise TraceError(
-            f"{name} has {len(cells)} accuracies for {num_experiences} experiences; "
-            "give one for each, None where there is none"
-        )
+    cells = [None if v is None else float(v) for v in _counted(name, values, num_experiences)]
     for k, cell in enumerate(cells):
         if cell is not None and not 0 <= cell <= 1:
             raise TraceError(

@@ -36,6 +36,25 @@ def standard(line: Timeline) -> dict[str, Any]:
     }
 
 
+def pooled(matrix: Matrix, sizes: Sequence[int]) -> dict[str, Any]:
+    """Accuracy on the samples of everything seen, where others are means over experiences.
+
+    sizes: the test samples of each experience. It is what papers with a large first experience
+    report, as their average incremental accuracy (FeTrIL, PyCIL).
+    """
+    found = [_pooled(row[: k + 1], sizes[: k + 1]) for k, row in enumerate(matrix)]
+    return {
+        "pooled_acc_by_boundary": found,
+        "pooled_acc_final": found[-1],
+        "avg_incremental_pooled_acc": mean(found),
+    }
+
+
+def _pooled(row: Cells, sizes: Sequence[int]) -> float | None:
+    right = mean(None if a is None else a * n for a, n in zip(row, sizes, strict=True))
+    return None if right is None else right * len(row) / sum(sizes)
+
+
 def intransigence(matrix: Matrix, joint_prefix: Cells) -> float | None:
     """How far learning each experience stays below joint training on everything up to it."""
     return mean(_minus(joint, matrix[k][k]) for k, joint in enumerate(joint_prefix))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clframe.config.identity import reference_key
 from clframe.config.schema import RunConfig
-from clframe.evaluation.metrics import summarize
+from clframe.evaluation.metrics import sizes_of, summarize
 from clframe.evaluation.trace import AccuracyTrace
 from clframe.report.columns import COLUMNS, Column, look_up, scaled
 from clframe.report.groups import Group
@@ -94,8 +94,10 @@ def _key(cell: Cell) -> str | None:
 
 def _values(cell: Cell, bounds: Bounds) -> Values:
     """Boundary metrics from the full split, the rest from the trace of every update."""
+    described = cell.record.get("data", {})
     full = summarize(
         retained(cell).rows(),
+        sizes=sizes_of(described, cell.kept) if cell.kept is not None else None,
         joint_prefix=bounds.joint_prefix,
         joint_all=bounds.joint_all,
         independent=bounds.independent,

@@ -72,12 +72,13 @@ def test_metrics_are_the_functions_of_the_files(make_cell: MakeCell) -> None:
         read = {"trace": store.read_trace, "boundary": store.read_boundary}[table]
         return [tuple(r[c] for c in columns) for r in read("net/seen").to_pylist()]
 
-    dense, full = summarize(rows("trace")), summarize(rows("boundary"))
+    sizes = [e["eval_size"] for e in store.read_record().data["experiences"]]
+    dense, full = (summarize(rows(table), sizes=sizes) for table in ("trace", "boundary"))
     metrics = json.loads(store.metrics_path.read_text())
     assert metrics.keys() == dense.keys()
     for key in ("gap", "min_acc_final", "wc_acc_curve", "wf", "avg_anytime_acc"):
         assert metrics[key] == json.loads(json.dumps(dense[key]))
-    for key in ("R", "acc_final", "bwt", "forg_by_boundary", "learning_acc"):
+    for key in ("R", "acc_final", "bwt", "forg_by_boundary", "learning_acc", "pooled_acc_final"):
         assert metrics[key] == full[key]
     record = store.read_record()
     assert record.status == "done"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from slow_metrics import differences
 
-from clframe.evaluation.metrics import TraceError, lifelong, summarize
+from clframe.evaluation.metrics import TraceError, lifelong, sizes_of, summarize
 
 EXAMPLE = json.loads((Path(__file__).parent / "metrics_example.json").read_text())
 ROWS = [tuple(row) for row in EXAMPLE["rows"]]
@@ -52,6 +52,30 @@ def test_a_reference_adds_its_key_and_only_that(given: str, key: str) -> None:
     plain, more = set(summarize(ROWS)), set(summarize(ROWS, **{given: EXAMPLE["refs"][given]}))
     assert more - plain == {key}
     assert plain < more
+
+
+def test_pooled_accuracy_counts_samples() -> None:
+    """By hand: 3 of 4 and then 1 of 1 are 4 of 5, of which the mean over experiences says 7/8."""
+    rows = [(1, 0, 0, 0.5), (2, 1, 0, 0.75), (2, 1, 1, 1.0)]
+    result = summarize(rows, sizes=[4, 1])
+    assert result["pooled_acc_by_boundary"] == pytest.approx([0.5, 0.8])
+    assert result["pooled_acc_final"] == pytest.approx(0.8) and result["acc_final"] == 0.875
+    assert result["avg_incremental_pooled_acc"] == pytest.approx(0.65)
+    assert "pooled_acc_final" not in summarize(rows)
+    with pytest.raises(TraceError, match="sizes has 3 values for 2 experiences"):
+        summarize(rows, sizes=[4, 1, 1])
+
+
+def test_samples_are_pooled_where_each_is_in_one_experience() -> None:
+    experiences = [
+        {"index": 0, "classes": [0, 1], "eval_size": 10},
+        {"index": 1, "classes": [], "eval_size": 0},
+        {"index": 2, "classes": [1, 2], "eval_size": 30},
+    ]
+    described = {"setting": "domain", "experiences": experiences}
+    assert sizes_of(described, [0, 2]) == [10, 30]
+    assert sizes_of(described | {"setting": "class"}, [0, 2]) is None
+    assert sizes_of(described | {"setting": "class"}, [2]) == [30]
 
 
 def test_a_reference_with_a_hole_is_undefined() -> None:
@@ -177,7 +201,7 @@ def test_plasticity_counts_rises_the_reference_code_misses() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"joint_prefix": [0.8, 0.8]}, "joint_prefix has 2 accuracies for 3"),
+        ({"joint_prefix": [0.8, 0.8]}, "joint_prefix has 2 values for 3"),
         ({"joint_all": [0.8, 0.8, 80.0]}, r"joint_all\[2\] is 80"),
         ({"independent": [0.8, math.nan, 0.8]}, r"independent\[1\] is nan"),
         ({"windows": (0,)}, "windows"),

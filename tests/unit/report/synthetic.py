@@ -108,14 +108,19 @@ def write_cell(
     store = RunStore(folder)
     store.write_config(resolved(cfg).model_dump())
     rho, strategy = cfg.eval.rho, cfg.strategy
-    stream = [{"index": k, "kind": "learn", "forgets": []} for k in range(len(lengths))]
+    stream: list[dict[str, Any]] = [
+        {"index": k, "kind": "learn", "forgets": [], "classes": [2 * k, 2 * k + 1]}
+        for k in range(len(lengths))
+    ]
+    for k, experience in enumerate(stream):
+        experience["eval_size"] = 100 * (k + 1)
     record = {"id": folder.name, "grid": grid.name, "status": status, "error": error}
     record |= {"started_ms": 1, "iteration": sum(lengths), "total_iterations": sum(lengths)}
     record |= {"seconds": {"train": 3.0, "evaluate": 1.0, "other": 0.5, "total": 4.5}}
     record |= {"git": {"commit": "0123456789abcdef", "dirty": False}}
     record |= {"environment": {"python": "3.11.2", "packages": {"torch": "2.15.0"}}}
     record |= {"reference": strategy if strategy in REFERENCES else None}
-    record |= {"data": {"scenario": cfg.scenario, "experiences": stream}}
+    record |= {"data": {"scenario": cfg.scenario, "setting": "class", "experiences": stream}}
     record |= {"eval": {**cfg.eval.model_dump(), "fixed": True}, "attempts": 1}
     record |= {"cost": {"updates": sum(lengths), "samples": 32 * sum(lengths)}}
     record["cost"] |= {"memory_bytes": 2_000_000, "memory_samples": 200, "past_samples": 999}

@@ -91,6 +91,8 @@ def test_every_column_of_the_worked_example(study: tuple[list[Group], dict[str, 
     expected |= {"bwt": -3.5, "forgetting": 5.0, "fwt": 5.5, "intransigence": 2.3333333}
     expected |= {"fwt_independent": 1.0, "forgetting_ratio": -0.0559783}
     expected |= {"time_to_min": 1.6666667, "wf100": 22.6666667, "wp100": 52.6666667}
+    # test sets of 100, 200 and 300 samples: (0.71 + 2 x 0.8 + 3 x 0.85) / 6 at the end
+    expected |= {"pooled": 81.0000000, "pooled_aia": 80.2222222}
     assert set(own) == set(expected)
     for key, value in expected.items():
         assert own[key] == pytest.approx(value, abs=1e-6), key
@@ -99,7 +101,9 @@ def test_every_column_of_the_worked_example(study: tuple[list[Group], dict[str, 
 def test_references_have_a_bound_and_no_gap(study: tuple[list[Group], dict[str, Values]]) -> None:
     groups, values = study
     joint, alone = (values[g.cells[0].id] for g in groups[1:])
-    assert {k for k, v in joint.items() if v is not None} == {"acc", "learning_acc", "aia"}
+    assert {k for k, v in joint.items() if v is not None} == {
+        *("acc", "learning_acc", "aia", "pooled", "pooled_aia")
+    }
     assert joint["acc"] == pytest.approx(100 * (0.79 + 0.81 + 0.88) / 3)
     assert {k for k, v in alone.items() if v is not None} == {"learning_acc"}
     table = metrics_table(groups, values)
