@@ -16,6 +16,7 @@ from clframe.core.losses import (
     proxy_distillation,
     relation_distillation,
 )
+from clframe.core.memory import Archive
 from clframe.core.net import CLOSED, CosineLinear, Net, evaluating, frozen_state
 from clframe.core.rng import generator, shared_rng
 from clframe.core.strategy import Frozen, Readout, Strategy, StreamInfo, Wrapper
@@ -41,6 +42,7 @@ from clframe.sources import (
 
 __all__ = [
     "CLOSED",
+    "Archive",
     "Batch",
     "ConfigError",
     "CosineLinear",

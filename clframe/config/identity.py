@@ -18,7 +18,7 @@ from clframe.config.schema import RunConfig
 from clframe.registry import shown, split_chain
 
 SCHEMA = 1  # raise it when a default in the schema changes: old runs are then no longer the same
-UNNORMED = ("mlp", "cnn", "lenet", "vit")  # networks without batch norm
+UNNORMED = ("mlp", "cnn", "lenet", "vgg", "vit")  # networks without batch norm
 SILENT = {
     *("devices", "num_nodes", "timeout", "memory", "accelerator", "track", "checkpoint", "tune"),
     *("data", "options", "requests"),

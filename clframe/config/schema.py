@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from clframe.errors import nearest
 
-NETS = ("mlp", "cnn", "lenet", "slim_resnet18", "resnet18_cifar", "vit")
+NETS = ("mlp", "cnn", "lenet", "vgg", "slim_resnet18", "resnet18_cifar", "vit")
 Count = Annotated[int, Field(ge=0)]
 Some = Annotated[int, Field(ge=1)]
 Diagnostic = Literal["feature_drift", "gradient_norm", "decomposition"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +57,32 @@ def lenet(shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), 84
 
 
+def vgg(
+    shape: tuple[int, ...],
+    *,
+    blocks: Sequence[Sequence[int]] = ((16,), (16,)),
+    hidden: Sequence[int] = (500, 500),
+) -> tuple[nn.Module, int]:
+    """3x3 convolutions of the given widths, max-pooled by 2 after each block, then ReLU layers.
+
+    As VGG (Simonyan and Zisserman, 2015) without batch norm.
+    """
+    channels, height, breadth = shape
+    layers: list[nn.Module] = []
+    for block in blocks:
+        for width in block:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+        height, breadth = height // 2, breadth // 2
+    layers.append(nn.Flatten())
+    features = channels * height * breadth
+    for width in hidden:
+        layers += [nn.Linear(features, width), nn.ReLU()]
+        features = width
+    return nn.Sequential(*layers), features
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut (He et al., 2016)."""
 
@@ -106,6 +132,7 @@ BACKBONES: dict[str, Callable[..., tuple[nn.Module, int]]] = {
     "mlp": mlp,
     "cnn": cnn,
     "lenet": lenet,
+    "vgg": vgg,
     "slim_resnet18": slim_resnet18,
     "resnet18_cifar": resnet18_cifar,
 }

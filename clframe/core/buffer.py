@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clframe.core import dist, shards
+from clframe.core.memory import Memory
 from clframe.core.rng import shared_rng
 from clframe.errors import ConfigError
 
@@ -32,7 +33,7 @@ def reservoir_slots(
     return slots
 
 
-class ReplayBuffer(nn.Module):
+class ReplayBuffer(Memory):
     """Memory of at most `capacity` rows with named columns, preallocated at the first `add`.
 
     `policy` is "reservoir" (every sample ever offered stays with equal probability) or
@@ -56,7 +57,6 @@ class ReplayBuffer(nn.Module):
         self.capacity, self.policy = capacity, policy
         self.offered = 0
         self.filled = 0
-        self._columns: list[str] = []
         self._members: dict[int, list[int]] = {}
         self._offers: dict[int, int] = {}
         self._full: set[int] = set()
@@ -73,14 +73,6 @@ class ReplayBuffer(nn.Module):
     def split(self) -> bool:
         """Whether a rank has but its share of the rows."""
         return self.sharded and dist.world() > 1
-
-    def _store(self, name: str) -> Tensor:
-        return cast(Tensor, self._buffers[f"column_{name}"])
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that the preallocated columns take in this process."""
-        return sum(t.numel() * t.element_size() for t in map(self._store, self._columns))
 
     @torch.no_grad()
     def add(self, **columns: Tensor) -> None:
@@ -110,8 +102,7 @@ class ReplayBuffer(nn.Module):
     def _allocate(self, name: str, like: Tensor) -> None:
         """Room for a column whose rows are as those of `like`."""
         room = shards.size(self.capacity) if self.split else self.capacity
-        self.register_buffer(f"column_{name}", like.new_zeros((room, *like.shape[1:])))
-        self._columns.append(name)
+        self._put(name, like.new_zeros((room, *like.shape[1:])))
 
     def _reservoir(self, draws: npt.NDArray[np.float64]) -> dict[int, int]:
         slots = reservoir_slots(self.filled, self.offered, self.capacity, draws[:, 0])

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clframe.core.buffer import ReplayBuffer
 from clframe.core.experience import Batch, Experience, Samples, Setting
 from clframe.core.losses import cross_entropy
+from clframe.core.memory import Memory
 from clframe.core.net import Net
 
 Readout = Callable[[Tensor, "Tensor | None"], Tensor]
@@ -77,7 +77,10 @@ class Strategy(nn.Module):
         return None
 
     def optimizer(self, exp: Experience) -> Optimizer | None:
-        """None is the configured one, over `trainable()`."""
+        """None is the configured one, over `trainable()`.
+
+        Schedules act on each group's `base_lr`, at first its `lr`; a strategy may change it later.
+        """
         return None
 
     def begin(self, exp: Experience) -> None:
@@ -112,7 +115,7 @@ class Strategy(nn.Module):
         """Closed-form forgetting; the default drops memory rows. True: predictions changed."""
         uids = torch.tensor(exp.uids, dtype=torch.long)
         for memory in self.modules():
-            if isinstance(memory, ReplayBuffer):
+            if isinstance(memory, Memory):
                 memory.forget(uids=uids)
         return None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clframe.core import dist
-from clframe.core.buffer import ReplayBuffer
+from clframe.core.memory import Memory
 from clframe.core.strategy import Strategy
 from clframe.errors import TrainingError
 
@@ -33,7 +33,7 @@ def confirm(strategy: Strategy, when: str) -> None:
 def _entries(strategy: Strategy) -> Iterator[tuple[str, Any]]:
     """What the checkpoint holds, but for the rows that a rank of a sharded memory has alone."""
     for name, module in strategy.named_modules():
-        alone = isinstance(module, ReplayBuffer) and module.split
+        alone = isinstance(module, Memory) and module.split
         own = [*module.named_parameters(recurse=False)]
         own += [] if alone else module.named_buffers(recurse=False)
         if type(module).get_extra_state is not nn.Module.get_extra_state:

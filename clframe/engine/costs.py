@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from clframe.core.buffer import ReplayBuffer
+from clframe.core.memory import Memory
 
 if TYPE_CHECKING:
     from clframe.engine.session import Run
@@ -17,7 +17,7 @@ def account(run: Run) -> None:
     known = run.restored.get("evaluator", {})  # a run killed behind its last experience
     evaluate = run.evaluator.seconds if run.evaluator is not None else known["seconds"]
     other = run.seconds["build"] + run.seconds["checkpoint"]
-    memories = [m for m in run.strategy.modules() if isinstance(m, ReplayBuffer)]
+    memories = [m for m in run.strategy.modules() if isinstance(m, Memory)]
     if run.evaluator is not None:
         run.store.update_record(counting=run.evaluator.facts())
     run.store.update_record(

@@ -86,14 +86,13 @@ class ContinualModule(LightningModule):
         self.inner: Optimizer | None = None
         self.plugin: Precision | None = None
         self._make_optimizer = make_optimizer
-        self._base_rates: list[float] = []
         self._resumed = position.local > 0
 
     def configure_optimizers(self) -> Any:
         self.inner = self._make_optimizer(self)
         if self.inner is not None:
             for group in self.inner.param_groups:  # a resumed group's `lr` has been scheduled
-                self._base_rates.append(group.setdefault("base_lr", group["lr"]))
+                group.setdefault("base_lr", group["lr"])
         return self.inner
 
     def forward_context(self) -> AbstractContextManager[Any]:
@@ -179,8 +178,8 @@ class ContinualModule(LightningModule):
         if optimizer is None:  # nothing to train: the losses are only journalled
             return
         factor = self.schedule(self.position.local, self.num_updates)
-        for group, rate in zip(optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = rate * factor
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
         scaler = getattr(self.plugin, "scaler", None)  # of float16 alone
         loss = reduce(add, terms.values())
         if scaler is not None:

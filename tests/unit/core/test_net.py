@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,6 +169,25 @@ def test_a_frozen_backbone_never_trains() -> None:
         assert not any(m.training for m in net.backbone.modules()) and net.head.training
         net.train()
     assert [p is net.head.weight or p is net.head.bias for p in net.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("shape", "args", "cut", "width"),
+    [
+        ((1, 28, 28), {}, (16, 7, 7), 500),
+        ((1, 8, 8), {}, (16, 2, 2), 500),
+        ((3, 32, 32), {"blocks": [[64, 64], [64, 64]], "hidden": [1024]}, (64, 8, 8), 1024),
+    ],
+)
+def test_vgg_pools_after_each_block(
+    shape: tuple[int, ...], args: dict[str, Any], cut: tuple[int, ...], width: int
+) -> None:
+    backbone, features = BACKBONES["vgg"](shape, **args)
+    x = torch.zeros(2, *shape)
+    assert features == width and backbone(x).shape == (2, width)
+    assert isinstance(backbone, nn.Sequential)
+    flatten = [isinstance(m, nn.Flatten) for m in backbone].index(True)
+    assert backbone[:flatten](x).shape[1:] == cut
 
 
 def test_lenet_has_the_papers_sizes() -> None:
