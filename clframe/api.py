@@ -16,9 +16,11 @@ from clframe.core.losses import (
     proxy_distillation,
     relation_distillation,
 )
-from clframe.core.memory import Archive
+from clframe.core.memory import Archive, decode, encode, first_of_each
+from clframe.core.neighbours import Neighbours
 from clframe.core.net import CLOSED, CosineLinear, Net, evaluating, frozen_state
 from clframe.core.rng import generator, shared_rng
+from clframe.core.sparse import SparseChain
 from clframe.core.strategy import Frozen, Readout, Strategy, StreamInfo, Wrapper
 from clframe.core.svm import linear_svm
 from clframe.errors import ConfigError, DataError
@@ -51,12 +53,14 @@ __all__ = [
     "Experience",
     "Frozen",
     "Images",
+    "Neighbours",
     "Net",
     "Readout",
     "ReplayBuffer",
     "ResizedCrop",
     "Samples",
     "Scenario",
+    "SparseChain",
     "Strategy",
     "Stream",
     "StreamInfo",
@@ -69,8 +73,11 @@ __all__ = [
     "class_groups",
     "class_order",
     "cross_entropy",
+    "decode",
     "distillation",
+    "encode",
     "evaluating",
+    "first_of_each",
     "fisher_diagonal",
     "forked_rng",
     "frozen_state",

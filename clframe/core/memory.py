@@ -7,6 +7,37 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from clframe.core.rng import shared_rng
+
+
+def encode(values: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Linear 8-bit codes of `values` [n, ...] (half to even), scaled by class: codes, low, high."""
+    codes = torch.empty_like(values, dtype=torch.uint8)
+    low, high = values.new_zeros(2, len(values))
+    for label in y.unique():
+        own = y == label
+        low[own], high[own] = least, most = values[own].aminmax()
+        scale = torch.where(most > least, most - least, torch.ones_like(most))
+        codes[own] = ((values[own] - least) / scale * 255).round().to(torch.uint8)
+    return {"codes": codes, "low": low, "high": high}
+
+
+def decode(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The values to within (high - low) / 510; codes [n, ...], low and high [n]."""
+    low, high = (t.view(-1, *[1] * (codes.dim() - 1)) for t in (low, high))
+    return codes.to(low.dtype) / 255 * (high - low) + low
+
+
+def quota(size: int, parts: int) -> list[int]:
+    """`size` in equal parts, the first ones larger by one where need be."""
+    return [size // parts + (i < size % parts) for i in range(parts)]
+
+
+def first_of_each(y: Tensor, count: int) -> Tensor:
+    """The rows of the first `count` samples of each class, class by class."""
+    rows = [torch.nonzero(y == label).flatten()[:count] for label in y.unique()]
+    return torch.cat([torch.zeros_like(y[:0]), *rows])
+
 
 class Memory(nn.Module):
     """Rows under named columns, in the state dict; a column `uid` says which sample each is of."""
@@ -72,6 +103,23 @@ class Archive(Memory):
         """Keep the rows where `rows` ([len(self)] bool) is true."""
         for name in self._columns:
             self._put(name, self._store(name)[rows])
+
+    def drop_classes(self, y: Tensor) -> None:
+        """Drop every row whose `y` is among these labels."""
+        if len(self):
+            self.keep(~torch.isin(self.column("y"), y.to(self.column("y").device)))
+
+    def draw_classes(self, size: int) -> Tensor:
+        """`size` rows, as many of each class, none of them twice if possible; one draw for all."""
+        g, y = shared_rng("memory/sample"), self.column("y").cpu()
+        classes, rows = y.unique(), []
+        for label, n in zip(classes, quota(size, len(classes)), strict=True):
+            own = torch.nonzero(y == label).flatten()
+            index = torch.randperm(len(own), generator=g)
+            if n > len(own):
+                index = torch.randint(len(own), (n,), generator=g)
+            rows.append(own[index[:n]])
+        return torch.cat(rows).to(self.column("y").device)
 
     def forget(self, *, uids: Tensor) -> int:
         if not len(self):
