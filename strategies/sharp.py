@@ -54,6 +54,10 @@ LEAST |= dict.fromkeys(("kappa", "temperature", "lr", "gamma"), 1e-9)
 MOST = {"sparsity": 0.999, "q_min": 100}
 
 
+def tau(phase: int, kappa: float) -> float:
+    return (1 + math.cos(math.pi * phase / kappa)) / 2
+
+
 def most_active(activity: Tensor, q: float) -> Tensor:
     """The shortest list of units, most active first, with q % of the total, as bool [units]."""
     order = activity.argsort(descending=True, stable=True)
@@ -164,8 +168,7 @@ class Sharp(Strategy):
 
     def recruit(self, phase: int, x: Tensor) -> None:
         """Choose the units of this experience by raw inputs `x`, and rewire around them."""
-        tau = (1 + math.cos(math.pi * max(phase, 2) / self.kappa)) / 2
-        q = max(100 * tau, self.q_min)
+        q = max(100 * tau(max(phase, 2), self.kappa), self.q_min)
         x = self.net.normalise(x[part(len(x))].to(self.done.device))
         self.units.recruit([most_active(a, q) for a in self.units.activity(x)])
         self.units.rewire()
@@ -285,7 +288,7 @@ class Sharp(Strategy):
             return self.ltm.vote(features, few, classes, self._units_of, pooled=task is None)
 
     def _units_of(self, experience: int) -> Tensor:
-        """Penultimate units recruited by the end of an experience, counted from 1; bool [d]."""
+        """Penultimate units recruited by the end of an experience (from 1 on), bool [d]."""
         return self.units[-1].rank >= 2 + self.done - experience
 
     def forget(self, exp: Experience) -> bool:

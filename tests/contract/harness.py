@@ -18,6 +18,7 @@ from clframe.core import dist
 from clframe.core.augment import CropFlip
 from clframe.core.buffer import ReplayBuffer
 from clframe.core.experience import Batch, Experience, Samples, Stream
+from clframe.core.memory import Memory
 from clframe.core.net import Net
 from clframe.core.rng import clock, generator
 from clframe.core.strategy import Strategy, StreamInfo, Wrapper
@@ -25,6 +26,7 @@ from clframe.core.strategy import Strategy, StreamInfo, Wrapper
 ROOT = Path(__file__).parents[2]
 SHAPE = (3, 8, 8)
 CAPACITY = 10
+SMALL: dict[str, dict[str, Any]] = {"sharp": {"phase_epochs": 1}}  # so that phases are met with
 
 
 def load(path: Path) -> type[Strategy]:
@@ -51,6 +53,7 @@ def make(name: str, **options: Any) -> Strategy:
     cls = load(FILES[name])
     if "capacity" in inspect.signature(cls.__init__).parameters:
         options.setdefault("capacity", CAPACITY)
+    options = SMALL.get(name, {}) | options
     inner = (make(base or "fine_tune"),) if issubclass(cls, Wrapper) else ()
     return cls(*inner, **options)
 
@@ -79,7 +82,11 @@ def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> 
 
 
 NETS = ["plain", "norm", "growing", "frozen"]
-SPECIAL = {"ilora": ["vit", "growing vit"]}  # it adapts transformers, and freezes them itself
+SPECIAL = {
+    "ilora": ["vit", "growing vit"],  # it adapts transformers, and freezes them itself
+    "sharp": ["chain"],  # it rewires a chain of two or more layers, with neither norm nor dropout
+}
+STEPPED = {"sharp"}  # its codes turn a rounding into a step
 
 
 def nets_of(name: str) -> list[str]:
@@ -90,14 +97,17 @@ def nets_of(name: str) -> list[str]:
 def tiny_net(kind: str, num_classes: int) -> Net:
     """bare: no dropout, no batch norm; plain: dropout; norm: both; growing: a head that grows.
 
-    frozen: as norm, and only the head learns. vit: a transformer of one block.
+    frozen: as norm, and only the head learns; chain: as bare, with a second layer; vit: a
+    transformer of one block.
     """
     inputs = SHAPE[0] * SHAPE[1] * SHAPE[2]
     layers: list[nn.Module] = []
     if kind in ("norm", "frozen"):
         layers += [nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()]
     layers += [nn.Flatten(), nn.Linear(inputs, 12), nn.ReLU()]
-    if kind != "bare":
+    if kind == "chain":
+        layers += [nn.Linear(12, 12), nn.ReLU()]
+    elif kind != "bare":
         layers.append(nn.Dropout(0.3))
     backbone: nn.Module = nn.Sequential(*layers)
     if "vit" in kind:
@@ -122,6 +132,7 @@ class Loop:
         epochs: int = 2,
         batch_size: int = 7,
         watch: Callable[[Strategy], None] = lambda _: None,
+        double: bool = False,
     ) -> None:
         self.stream, self.seed, self.epochs, self.size = stream, seed, epochs, batch_size
         self.watch = watch
@@ -129,6 +140,8 @@ class Loop:
         self.strategy = build()
         info = StreamInfo(stream.num_classes, len(stream), stream.setting, stream.shape)
         self.strategy.attach(tiny_net(net, stream.num_classes), info)
+        if double:
+            self.strategy.double()
         self.at = self.local = self.iteration = 0
         self.optimizer: torch.optim.Optimizer | None = None
         self.terms: list[dict[str, float]] = []
@@ -233,9 +246,20 @@ class Loop:
         return self
 
 
-def memories(strategy: Strategy) -> list[ReplayBuffer]:
-    """Every replay memory of a strategy."""
-    return [m for m in strategy.modules() if isinstance(m, ReplayBuffer)]
+def memories(strategy: Strategy) -> list[Memory]:
+    """Whatever a strategy holds samples in."""
+    return [m for m in strategy.modules() if isinstance(m, Memory)]
+
+
+def buffers(strategy: Strategy) -> list[ReplayBuffer]:
+    """Every memory of a fixed size."""
+    return [m for m in memories(strategy) if isinstance(m, ReplayBuffer)]
+
+
+def on_ranks(name: str) -> Loop:
+    """The run that ranks must agree on; in double precision where a rounding may become a step."""
+    net = SPECIAL.get(name, ["bare"])[0]
+    return Loop(lambda: make(name), tiny_stream(), net=net, double=name in STEPPED).run()
 
 
 def train_on_ranks(rank: int, world: int, folder: str, names: list[str]) -> None:
@@ -243,7 +267,6 @@ def train_on_ranks(rank: int, world: int, folder: str, names: list[str]) -> None
     torch.set_num_threads(1)
     td.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
     for name in names:
-        net = SPECIAL.get(name, ["bare"])[0]
-        loop = Loop(lambda name=name: make(name), tiny_stream(), net=net).run()
+        loop = on_ranks(name)
         torch.save(loop.strategy.state_dict(), f"{folder}/{name}-{rank}.pt")
     td.destroy_process_group()

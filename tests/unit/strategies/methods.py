@@ -83,8 +83,14 @@ def images(step: int, classes: tuple[int, int] = (0, 1)) -> Batch:
     return Batch(x, y, torch.zeros_like(y), torch.arange(6 * step, 6 * step + 6))
 
 
-def step(strategy: Strategy, optimizer: torch.optim.Optimizer, number: int, batch: Batch) -> None:
-    clock.set(0, number)
+def step(
+    strategy: Strategy,
+    optimizer: torch.optim.Optimizer,
+    number: int,
+    batch: Batch,
+    seed: int = 0,
+) -> None:
+    clock.set(seed, number)
     strategy.before_step(batch)
     terms = strategy.loss(batch)
     if terms:
