@@ -170,7 +170,7 @@ class Sharp(Strategy):
         """Choose the units of this experience by raw inputs `x`, and rewire around them."""
         q = max(100 * tau(max(phase, 2), self.kappa), self.q_min)
         x = self.net.normalise(x[part(len(x))].to(self.done.device))
-        self.units.recruit([most_active(a, q) for a in self.units.activity(x)])
+        self.units.recruit([most_active(a.cpu(), q) for a in self.units.activity(x)])
         self.units.rewire()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

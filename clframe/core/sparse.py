@@ -182,7 +182,7 @@ class SparseChain(nn.Module):
     def recruit(self, chosen: Sequence[Tensor]) -> None:
         """Of the units of rank 0 and 1, those chosen ([units] bool per layer) have rank 1."""
         for layer, units in zip(self, chosen, strict=True):
-            layer.rank.copy_(torch.where(layer.rank < 2, units.long(), layer.rank))
+            layer.rank.copy_(torch.where(layer.rank < 2, units.to(layer.rank), layer.rank))
 
     @torch.no_grad()
     def rewire(self) -> None:

@@ -11,6 +11,7 @@ from clframe.core.experience import Experience, Stream
 from clframe.core.strategy import Strategy
 from clframe.data.loader import ExperienceLoader, ForgetLoader, num_batches
 from clframe.engine.module import Position
+from clframe.errors import ConfigError
 
 RESIDENT = 4 * 2**30  # training data up to this many bytes is moved to the GPU once
 
@@ -22,7 +23,7 @@ class Feed:
         self, cfg: RunConfig, stream: Stream, strategy: Strategy, device: torch.device
     ) -> None:
         self.cfg, self.strategy, self.device = cfg, strategy, device
-        self.learned = stream.learned
+        self.learned, self.online = stream.learned, stream.online
         # by position in the stream: how many experiences to learn lie before it, and the updates
         # from there on
         self.before = [0, *accumulate(e.kind == "learn" for e in stream)]
@@ -31,7 +32,7 @@ class Feed:
 
     def loader(self, exp: Experience, at: Position) -> tuple[ExperienceLoader | ForgetLoader, int]:
         """The batches of `exp` from `at` on, and its number of epochs."""
-        budget = self.strategy.budget(exp)
+        budget = self._budget(exp)
         if exp.kind == "forget":
             return ForgetLoader(budget or 0, self.learned[0].train), 1
         samples = self.strategy.data(exp, list(self.learned[: self.before[exp.index]]))
@@ -52,12 +53,21 @@ class Feed:
         )
         return loader, self.cfg.epochs if budget is None else budget
 
+    def _budget(self, exp: Experience) -> int | None:
+        budget = self.strategy.budget(exp)
+        if self.online and exp.kind == "learn" and (budget or 1) > 1:
+            raise ConfigError(
+                f"strategy: {self.cfg.strategy!r} asks for {budget} passes over an online stream "
+                f"({self.cfg.scenario}); set its options for one, or online=false."
+            )
+        return budget
+
     def updates_from(self, position: int) -> int:
         """An estimate for the progress bar: updates of the experiences from `position` on."""
         return self.ahead[position]
 
     def _updates(self, exp: Experience) -> int:
-        budget = self.strategy.budget(exp)
+        budget = self._budget(exp)
         if exp.kind == "forget":
             return budget or 0
         epochs = self.cfg.epochs if budget is None else budget

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from clframe.config.identity import from_yaml
 from clframe.core.strategy import Strategy
 from clframe.engine.session import Run
+from clframe.errors import ConfigError
 from clframe.tracking.store import RunStore
 from tests.conftest import MakeCell
 
@@ -79,3 +81,47 @@ def test_the_trainer_forgets_its_fits(make_cell: MakeCell) -> None:
     assert trainer.current_epoch == 2
     assert run.trainer.renewed(5) is trainer
     assert (trainer.max_epochs, trainer.current_epoch, trainer.global_step) == (5, 0, 0)
+
+
+def test_a_strategy_may_not_pass_twice_over_an_online_stream(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Strategy, "budget", lambda self, exp: 2)
+    store = make_cell("strategy=fine_tune", "options.split_digits.online=true")
+    run = Run(from_yaml(store.config_path), store, True)
+    with pytest.raises(ConfigError, match="'fine_tune' asks for 2 passes over an online stream"):
+        run.all()
+
+
+def test_schedules_act_on_the_rate_that_a_strategy_sets(
+    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[Any] = []
+    rates: list[float] = []
+
+    def optimizer(self: Strategy, exp: object) -> torch.optim.Optimizer:
+        made = torch.optim.SGD(self.trainable(), lr=1.0)
+        groups.append(made.param_groups[0])
+        return made
+
+    def begin_epoch(self: Strategy, exp: object, epoch: int) -> None:
+        groups[-1]["base_lr"] = 0.1 / (1 + epoch)
+
+    def after_step(self: Strategy, batch: object) -> None:
+        rates.append(groups[-1]["lr"])
+
+    for hook in (optimizer, begin_epoch, after_step):
+        monkeypatch.setattr(Strategy, hook.__name__, hook)
+    words = ("epochs=2", "requests=L0", "optim.schedule=linear", "batch_size=32")
+    store = make_cell("strategy=fine_tune", *words)
+    Run(from_yaml(store.config_path), store, True).all()
+    assert rates == pytest.approx([0.1, 0.075, 0.05 * 0.5, 0.05 * 0.25])
+
+
+def test_archives_are_in_the_costs(make_cell: MakeCell) -> None:
+    words = ("options.sharp={phases: 1, phase_epochs: 1, s_stm: 3, s_ltm: 2}", "requests=L0 L1 F0")
+    store = make_cell("strategy=sharp", *words)
+    Run(from_yaml(store.config_path), store, True).all()
+    cost = store.read_record().cost
+    assert cost["memory_samples"] == 3 * 3 + 3 * 2, "of the classes that are left"
+    assert cost["memory_bytes"] > 15 * 16
