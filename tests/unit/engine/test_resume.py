@@ -22,6 +22,7 @@ from tests.conftest import MakeCell
 
 STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in plugins("strategy").items())
 STRATEGIES += ["refresh+hpcr"]
+OWN = {"sharp": ("options.sharp={phases: 2, phase_epochs: 2}",)}
 
 
 def assert_equal_runs(a: RunStore, b: RunStore) -> None:
@@ -69,6 +70,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
         "epochs=2",
         "optim.momentum=0.9",
         "optim.schedule=cosine",
+        *OWN.get(strategy, ()),
     )
     whole = make_cell(*words, name="whole")
     assert run_cell(whole.folder) == 0
@@ -91,9 +93,10 @@ def test_stopped_and_resumed_equals_uninterrupted(
 def test_stopped_between_experiences(
     make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    whole = make_cell(f"strategy={strategy}", name="whole")
+    words = (f"strategy={strategy}", *OWN.get(strategy, ()))
+    whole = make_cell(*words, name="whole")
     assert run_cell(whole.folder) == 0
-    parts = make_cell(f"strategy={strategy}", name="parts")
+    parts = make_cell(*words, name="parts")
     real = Run._experience
     for stop in (1, 2):
 
