@@ -54,7 +54,7 @@ def table(cells: Sequence[Planned], axes: Iterable[str], more: Iterable[str] = (
     for cell in cells:
         facts = cell.cfg.model_dump()
         shown = [look_up(facts, key) for key in keys]
-        row = tuple(v if isinstance(v, str) else brief(v) for v in shown)
+        row = tuple(v if isinstance(v, str) else _shown(v) for v in shown)
         row += (_settings(cell.cfg, extra),) if extra else ()
         rows[row][cell.intent].append(cell.cfg.seed)
     used = [i for i in INTENTS if any(row[i] for row in rows.values())]
@@ -66,6 +66,10 @@ def table(cells: Sequence[Planned], axes: Iterable[str], more: Iterable[str] = (
     body = [[*row, *(" ".join(map(str, at[i])) or "-" for i in used)] for row, at in rows.items()]
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in [head, *body]]
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is MISSING else brief(value)
 
 
 def _settings(cfg: RunConfig, keys: Iterable[str]) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm as real_timm
+import torch
 from torch import nn
 
 from clframe.config.schema import Net as NetConfig
 from clframe.core.strategy import StreamInfo
 from clframe.engine import nets
 from clframe.errors import DataError
+from tests.unit.strategies.methods import build
 
 INFO = StreamInfo(2, 1, "class", (3, 8, 8))
 CFG = NetConfig(name="timm:tiny", pretrained=True)
@@ -76,3 +80,20 @@ def test_without_pretrained_weights_nobody_is_asked(
     timm.cached = True
     nets.make_net(NetConfig(name="timm:tiny"), INFO, None, None)
     assert asked == [] and timm.offline is None
+
+
+def test_weights_of_a_vision_transformer_fit_smaller_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a download would leave, from a file of our own: positions and patches are resampled."""
+    model = real_timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    hub(monkeypatch, "away")
+    args = {"patch_size": 4, "depth": 1, "pretrained_cfg_overlay": {"file": tmp_path / "vit.pth"}}
+    cfg = NetConfig(name="timm:vit_tiny_patch16_224", pretrained=True, args=args)
+    net = nets.make_net(cfg, StreamInfo(10, 5, "class", (3, 32, 32)), None, None)
+    own, saved = net.backbone.state_dict(), model.state_dict()
+    for name in ("blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.bias", "norm.weight"):
+        assert torch.equal(own[name], saved[name])
+    assert own["pos_embed"].shape == (1, 65, 192)
+    assert build("ilora", 10, net).predict(torch.zeros(2, 3, 32, 32), None).shape == (2, 10)
