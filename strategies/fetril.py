@@ -117,7 +117,7 @@ class Fetril(Strategy):
         new = y.unique()
         past = torch.nonzero(self.counts).flatten()
         past = past[~torch.isin(past, new)]
-        self._count(features, y, 1)
+        self._count(features, y, torch.ones_like(y))
         table, labels = [features], [y]
         for p in past.tolist():
             table.append(self._pseudo_features(p, features, y, new))
@@ -139,10 +139,10 @@ class Fetril(Strategy):
                 found.append(self.net.features(x.to(device)))
         return gather(torch.cat(found)).double(), data.y.to(device)
 
-    def _count(self, features: Tensor, y: Tensor, sign: int) -> None:
-        """Add the features to their classes' sums, or take them out again."""
-        self.sums.index_add_(0, y, features, alpha=sign)
-        self.counts += sign * torch.bincount(y, minlength=len(self.counts))
+    def _count(self, features: Tensor, y: Tensor, times: Tensor) -> None:
+        """Add each row of features to its class's sum so many times."""
+        self.sums.index_add_(0, y, features * times[:, None])
+        self.counts.index_add_(0, y, times)
 
     def _pseudo_features(self, past: int, features: Tensor, y: Tensor, new: Tensor) -> Tensor:
         """Features of the class `past`, which is not there, from those of `new` classes, [s, D]."""
@@ -214,7 +214,8 @@ class Fetril(Strategy):
         if not self.fitted:
             return False
         if len(exp.train):
-            self._count(*self._features(exp.train), -1)
+            features, y = self._features(exp.train)
+            self._count(features, y, -torch.tensor(exp.times, device=y.device))
         self.counts[list(exp.emptied)] = 0
         gone = self.counts == 0
         self.sums[gone], self.weight[gone], self.bias[gone] = 0.0, 0.0, CLOSED
@@ -224,7 +225,8 @@ class Fetril(Strategy):
         return self._classify(self.net.features(x)) if self.fitted else self.net(x)
 
     def _classify(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features), self.weight, self.bias)
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.to(self.weight)), self.weight, self.bias)
 
     def frozen_features(self) -> Frozen | None:
         if not self.fitted:

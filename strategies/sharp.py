@@ -94,9 +94,6 @@ class Sharp(Strategy):
     The published one is vgg, batches of 256. `net.head` has no part in it.
     """
 
-    done: Tensor
-    subset: Tensor
-
     def __init__(
         self,
         *,
@@ -121,19 +118,22 @@ class Sharp(Strategy):
         pretrained_early: bool = False,
     ) -> None:
         super().__init__()
-        given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self.phases, self.phase_epochs, self.m, self.k = phases, phase_epochs, m, k
+        self.replay_size, self.sparsity, self.cut, self.kappa = replay_size, sparsity, cut, kappa
+        self.q_min, self.temperature, self.lr, self.gamma = q_min, temperature, lr, gamma
+        self.s_stm, self.s_ltm, self.store, self.reinit = s_stm, s_ltm, store, reinit
+        self.weight_decay, self.mask_idle_on_store = weight_decay, mask_idle_on_store
+        self.pretrained_early = pretrained_early
         for name, least in LEAST.items():
-            value, most = given[name], MOST.get(name, math.inf)
+            value, most = getattr(self, name), MOST.get(name, math.inf)
             if value is not None and not least <= value <= most:
                 raise ConfigError(f"{name}: {value} is out of range; give {least} to {most}.")
         if store not in ("codes", "images"):
             raise ConfigError(f"store: {store!r} is unknown; choose from codes, images.")
-        vars(self).update(given)
         self.stm, self.ltm = Archive(), Neighbours()
         self.register_buffer("done", torch.zeros((), dtype=torch.long))
         self.register_buffer("subset", torch.full((SUBSET,), -1))
         self._adadelta: torch.optim.Optimizer | None = None
-        self._held: list[Tensor] = []
 
     def attach(self, net: Net, info: StreamInfo) -> None:
         super().attach(net, info)
@@ -148,7 +148,8 @@ class Sharp(Strategy):
         return self.phases * self.phase_epochs if learns else None
 
     def optimizer(self, exp: Experience) -> torch.optim.Optimizer | None:
-        self._adadelta = self.lr and torch.optim.Adadelta(self.trainable(), lr=self.lr)
+        if self.lr is not None:
+            self._adadelta = torch.optim.Adadelta(self.trainable(), lr=self.lr)
         return self._adadelta
 
     def begin(self, exp: Experience) -> None:
@@ -172,6 +173,10 @@ class Sharp(Strategy):
         x = self.net.normalise(x[part(len(x))].to(self.done.device))
         self.units.recruit([most_active(a.cpu(), q) for a in self.units.activity(x)])
         self.units.rewire()
+
+    def before_step(self, batch: Batch) -> None:
+        # momentum, decay and wrappers move weights that have no gradient: they are put back
+        self._held = [p.detach().clone() for p, _ in self.units.parts()]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         z, labels = self._working(self.net.features(self.augment(batch.x))), gather(batch.y)
@@ -221,12 +226,10 @@ class Sharp(Strategy):
         for parameter, fixed in self.units.parts():
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(fixed, 0.0)
-        if self.lr is None:  # momentum and decay move weights that have no gradient
-            self._held = [p.clone() for p, _ in self.units.parts()]
 
     @torch.no_grad()
-    def after_step(self, batch: Batch) -> None:
-        for held, (parameter, fixed) in zip(self._held, self.units.parts(), strict=False):
+    def after_batch(self, batch: Batch) -> None:
+        for held, (parameter, fixed) in zip(self._held, self.units.parts(), strict=True):
             parameter.copy_(torch.where(fixed, held, parameter))
 
     @torch.no_grad()
@@ -276,10 +279,7 @@ class Sharp(Strategy):
 
     @torch.no_grad()
     def predict(self, x: Tensor, task: Tensor | None) -> Tensor:
-        """Scores of a vote of the nearest stored features, of the task's own if there are tasks.
-
-        While nothing is stored, all classes are alike.
-        """
+        """Votes of the nearest stored features, of the task's own if given; at first all alike."""
         with torch.autocast(x.device.type, enabled=False):  # near and far is a matter of digits
             features = self.net.features(x)
             if not len(self.ltm):  # a number that depends on how the features were had

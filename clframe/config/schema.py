@@ -130,7 +130,7 @@ class Pretrain(Part):
     """Supervised training of the whole network on the first experience, before the stream."""
 
     epochs: Some = 10
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[int, Field(ge=3)] = 64
     optim: Optim = Optim()
 
 

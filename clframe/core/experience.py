@@ -83,7 +83,8 @@ class Experience:
     `index` is the position in the stream, `origin` the experience's number in its scenario; `eval`
     holds the evaluation split (test, or validation when hyper-parameters are being chosen).
     A forget request has empty `train` unless the strategy may read the data to be forgotten;
-    `forgets` then lists the stream positions of whose data nothing is left, `emptied` the classes.
+    `uids` are then the samples it withdraws, each of which had come so many `times`. `forgets` has
+    the stream positions of whose data nothing is left, `emptied` the classes.
     """
 
     index: int
@@ -95,6 +96,7 @@ class Experience:
     origin: int = 0
     forgets: tuple[int, ...] = ()
     uids: tuple[int, ...] = ()
+    times: tuple[int, ...] = ()
     emptied: tuple[int, ...] = ()
 
 

@@ -20,8 +20,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_squared_error(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over all n x C entries, as in the code of DER (the paper writes a squared norm)."""
-    return dist.mean(F.mse_loss(logits, target, reduction="none").mean(1), target)
+    """Mean over all entries, [n, ...], as in the code of DER (the paper has a squared norm)."""
+    return dist.mean(F.mse_loss(logits, target, reduction="none").flatten(1).mean(1), target)
 
 
 def distillation(logits: Tensor, target: Tensor, temperature: float = 2.0) -> Tensor:

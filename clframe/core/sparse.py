@@ -90,11 +90,15 @@ class SparseLayer(nn.Module):
         self.links.copy_(links)
         self._module[0].weight.masked_fill_(self._like_weight(~self.links), 0.0)
 
-    def redraw(self, g: torch.Generator) -> None:
-        """Idle units anew: weights Kaiming normal by the fan-out of these units, biases 0."""
+    def redraw(self, g: torch.Generator, *, first: bool) -> None:
+        """Idle units anew: weights Kaiming normal, biases 0.
+
+        By the fan-in at first, by the fan-out of these units later, as in the authors' code.
+        """
         (module,), idle = self._module, self.rank == 0
         shape = (int(idle.sum()), *module.weight.shape[1:])
-        spread = math.sqrt(2 / max(1, shape[0] * math.prod(shape[2:])))
+        fan = math.prod(shape[1:]) if first else shape[0] * math.prod(shape[2:])
+        spread = math.sqrt(2 / max(1, fan))
         module.weight[idle] = (torch.randn(shape, generator=g) * spread).to(module.weight)
         if module.bias is not None:
             module.bias[idle] = 0.0
@@ -139,7 +143,7 @@ class SparseChain(nn.Module):
             elif number or isinstance(modules[place], nn.Linear):
                 drawn = torch.rand(layer.links.shape, generator=shared_rng("links"))
                 layer.links.copy_(drawn >= sparsity)
-        self.redraw()
+        self.redraw(first=True)
 
     def __iter__(self) -> Iterator[SparseLayer]:
         return iter(cast("list[SparseLayer]", self.layers))
@@ -205,7 +209,7 @@ class SparseChain(nn.Module):
         log.info("idle units by layer: %s", [int((layer.rank == 0).sum()) for layer in self])
 
     @torch.no_grad()
-    def redraw(self) -> None:
-        """Idle units of all layers anew."""
+    def redraw(self, *, first: bool = False) -> None:
+        """Idle units of all layers anew; `first`: as at the start of a run."""
         for layer in self:
-            layer.redraw(shared_rng("weights"))
+            layer.redraw(shared_rng("weights"), first=first)

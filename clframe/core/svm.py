@@ -17,7 +17,7 @@ def linear_svm(x: Tensor, positive: Tensor, *, c: float = 1.0) -> Tensor:
     y_i is 1 where `positive` [n], else -1: the bias is regularised as one more weight, which is
     the primal problem of LIBLINEAR (Fan et al., 2008). Its minimum is unique; Newton's steps on
     the rows inside the margin (Keerthi and DeCoste, 2005) reach it in finitely many.
-    Raises TrainingError where a feature is not finite.
+    Raises TrainingError where a feature is not finite, or no minimum is found.
     """
     if not bool(x.isfinite().all()):
         raise TrainingError("a feature to be classified is not finite; lower optim.lr.")
@@ -36,8 +36,8 @@ def linear_svm(x: Tensor, positive: Tensor, *, c: float = 1.0) -> Tensor:
         weights, margin = _towards(aim, weights, rows, sign, margin, c)
         solved = torch.equal(weights, aim) and torch.equal(margin < 1, inside)
         if solved or torch.equal(weights, before):  # the true quadratic's minimum, or no way down
-            break
-    return weights
+            return weights
+    raise TrainingError(f"a support vector machine is not solved after {STEPS} steps.")
 
 
 def _towards(

@@ -145,8 +145,15 @@ def _forget(made: Sequence[Experience], held: dict[int, Tensor], request: _Reque
         origin=made[min(gone)].origin,
         forgets=tuple(i for i in gone if not held[i].any()),
         uids=tuple(samples.uid.tolist()),
+        times=_times(samples.uid, torch.cat([p.uid for p in parts])),
         emptied=_emptied(made, held, samples),
     )
+
+
+def _times(uids: Tensor, every: Tensor) -> tuple[int, ...]:
+    """How often each of `uids` is in `every`."""
+    found, counts = every.unique(return_counts=True)
+    return tuple(counts[torch.searchsorted(found, uids)].tolist())
 
 
 def _emptied(made: Sequence[Experience], held: dict[int, Tensor], gone: Samples) -> tuple[int, ...]:

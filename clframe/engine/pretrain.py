@@ -36,7 +36,7 @@ def pretrained(
     Only data of the first experience are read. Runs of a grid that agree on network, seed, data
     and settings share one file in `folder`: who comes first makes it, the others wait.
     """
-    path = folder / f".pretrained-{_key(cfg, stream)}.pt"
+    path = folder / f".pretrained-{_key(cfg, stream, device)}.pt"
     with _alone(path.with_suffix(".lock")):
         if not path.is_file():
             file = io.BytesIO()
@@ -47,9 +47,10 @@ def pretrained(
     return made
 
 
-def _key(cfg: RunConfig, stream: Stream) -> str:
-    facts = [cfg.net.model_dump(), cfg.seed, stream.learned[0].train.digest()]
+def _key(cfg: RunConfig, stream: Stream, device: torch.device) -> str:
+    facts = [cfg.net.model_dump(exclude={"freeze"}), cfg.seed, stream.learned[0].train.digest()]
     facts += [stream.num_classes, stream.mean, stream.std, cfg.precision == "64", torch.__version__]
+    facts += [device.type]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -64,10 +65,11 @@ def _train(cfg: RunConfig, stream: Stream, device: torch.device) -> dict[str, An
     assert cfg.net.pretrain is not None
     how, first = cfg.net.pretrain, stream.learned[0]
     clock.set(cfg.seed, 0, "pretrain")
-    net = make_net(cfg.net, stream_info(stream), stream.mean, stream.std).to(device)
+    trained = cfg.net.model_copy(update={"freeze": False})  # it is frozen afterwards
+    net = make_net(trained, stream_info(stream), stream.mean, stream.std).to(device)
     net = net.double() if cfg.precision == "64" else net
     net.grow(first.classes)
-    net.requires_grad_(True).train()
+    net.train()
     optimizer, schedule = build_optimizer(how.optim, net.parameters()), Schedule(how.optim)
     assert optimizer is not None
     batches = -(-len(first.train) // how.batch_size)

@@ -40,7 +40,7 @@ def pooled(matrix: Matrix, sizes: Sequence[int]) -> dict[str, Any]:
     """Accuracy on the samples of everything seen, where others are means over experiences.
 
     sizes: the test samples of each experience. It is what papers with a large first experience
-    report, as their average incremental accuracy (FeTrIL, PyCIL).
+    report, as their average incremental accuracy.
     """
     found = [_pooled(row[: k + 1], sizes[: k + 1]) for k, row in enumerate(matrix)]
     return {

@@ -34,6 +34,7 @@ CASES = {name: (f"strategy={name}", "optim.momentum=0.9") for name in STRATEGIES
         "net.name=cnn",
         SMALL_STEPS,
     ),
+    "all blocks": ("strategy=ilora", "net.name=vit", "options.ilora.embedding=all_blocks"),
     "pre-trained": (REPLAY, "net.pretrain.epochs=2"),
     "drawn features": (
         "strategy=fetril",

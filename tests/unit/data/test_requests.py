@@ -222,4 +222,6 @@ def test_classes_of_which_nothing_is_left_are_named(stream: Stream, returning: S
         for c, u in zip(e.train.y.tolist(), e.train.uid.tolist(), strict=True)
         if u not in last.uids
     }
+    every = [u for e in returning.experiences[:3] for u in e.train.uid.tolist()]
+    assert last.times == tuple(every.count(u) for u in last.uids) and max(last.times) > 1
     assert set(last.emptied) == set(last.classes) - held

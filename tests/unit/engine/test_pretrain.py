@@ -61,6 +61,18 @@ def test_runs_share_what_they_agree_on(
     assert len(trained) == 3  # b took what a had made
 
 
+def test_a_backbone_that_will_be_frozen_is_trained_like_any(make_cell: MakeCell) -> None:
+    """Its batch norm's statistics, too; and both kinds of run share the file."""
+    words = ("net.name=slim_resnet18", "net.args.width=2", "net.pretrain.epochs=1")
+    states = []
+    for freeze in ("false", "true"):
+        store = make_cell("strategy=fine_tune", *words, f"net.freeze={freeze}", name=freeze)
+        states.append(Run(from_yaml(store.config_path), store, True).strategy.net.backbone)
+    (_,) = store.folder.parent.glob(".pretrained-*.pt")
+    assert all(module.get_buffer("1.num_batches_tracked") == 1 for module in states)
+    assert all(not p.requires_grad for p in states[1].parameters())
+
+
 def test_stopped_and_resumed(make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = (make_cell("strategy=replay", *HOW, name=n) for n in ("whole", "parts"))
     assert run_cell(whole.folder) == 0

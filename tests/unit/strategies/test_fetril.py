@@ -54,12 +54,14 @@ def test_the_metric_decides_which_class_is_similar() -> None:
     assert plugin.ranked(target, centroids, "euclidean").tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("k", "metric", "source"), [(1, "cosine", 0), (2, "cosine", 1)])
+@pytest.mark.parametrize(
+    ("k", "metric", "source"), [(1, "cosine", 0), (2, "cosine", 1), (1, "euclidean", 1)]
+)
 def test_k_is_the_rank_of_the_source(k: int, metric: str, source: int) -> None:
     strategy = build("fetril", 3, Net(nn.Flatten(), 2, 3), k=k, metric=metric)
     strategy.end(experience(0, [0], batch_of([[1.0, 1.0]], [0])))
     features, y = rows((3, 3.3), (1, 0.2), (1, 0.4), (1, 0.0)), torch.tensor([1, 2, 2, 2])
-    strategy._count(features, y, 1)
+    strategy._count(features, y, torch.ones_like(y))
     made = strategy._pseudo_features(0, features, y, torch.tensor([1, 2]))
     centre = features[y == source + 1].mean(0)
     torch.testing.assert_close(made, features[y == source + 1] - centre + 1)
@@ -94,7 +96,7 @@ def test_sources_of_all_new_classes(selection: str) -> None:
     strategy.end(experience(0, [0], batch_of([[5.0, 5.0]] * 4, [0] * 4)))
     g = torch.Generator().manual_seed(0)
     features, y = torch.randn(20, 2, generator=g).double(), torch.tensor([1, 2] * 10)
-    strategy._count(features, y, 1)
+    strategy._count(features, y, torch.ones_like(y))
     made = strategy._pseudo_features(0, features, y, torch.tensor([1, 2]))
     moved = features - strategy.centroids[y] + 5
     distance = torch.cdist(made, moved)
@@ -209,7 +211,8 @@ def test_a_class_that_comes_again_has_the_mean_of_all_its_features() -> None:
 
 def request(classes: list[int], emptied: list[int], data: Batch | None = None) -> Experience:
     exp = experience(2, classes, data or Batch(*(t[:0] for t in images(0))))
-    return dataclasses.replace(exp, kind="forget", emptied=tuple(emptied))
+    times = (1,) * len(exp.train)
+    return dataclasses.replace(exp, kind="forget", emptied=tuple(emptied), times=times)
 
 
 def test_a_withdrawn_class_is_dropped() -> None:
@@ -229,6 +232,24 @@ def test_part_of_a_class_is_taken_out_where_it_may_be_read() -> None:
     assert not strategy.forget(request([1], [], part))
     rest = strategy.net.features(batch.x[mine[1:]]).double().mean(0)
     torch.testing.assert_close(strategy.centroids[1], rest)
+
+
+def test_a_sample_that_came_twice_is_taken_out_twice() -> None:
+    strategy = build("fetril", 2, Net(nn.Flatten(), 1, 2))
+    batch = batch_of([[1.0], [2.0]], [0, 0])
+    for index in (0, 1):
+        strategy.end(experience(index, [0], batch))
+    gone = Batch(*(t[1:] for t in batch))
+    strategy.forget(dataclasses.replace(request([0], [], gone), times=(2,)))
+    assert strategy.counts[0] == 2 and strategy.centroids[0] == 1.0
+
+
+def test_scores_have_all_their_digits_under_autocast() -> None:
+    strategy = trained()
+    features = strategy.net.features(images(2).x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = strategy._classify(features)
+    assert torch.equal(found, strategy._classify(features))
 
 
 @pytest.mark.parametrize(

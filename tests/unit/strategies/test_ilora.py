@@ -217,6 +217,8 @@ def test_all_blocks_compares_every_blocks_tokens() -> None:
     torch.testing.assert_close(last, features)
     later(strategy)
     assert strategy.loss(images(3))["consistency"] > 0
+    fast, slow = torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8)
+    torch.testing.assert_close(strategy._apart(fast, slow), F.mse_loss(fast, slow))
 
 
 def test_only_the_fast_learner_is_trained() -> None:

@@ -249,3 +249,20 @@ def test_phases_take_the_place_of_epochs_unless_left_to_the_run() -> None:
     assert toy(phases=4, phase_epochs=3).budget(exp) == 12
     assert toy(phases=None).budget(exp) is None
     assert isinstance(exp.train, Samples)
+
+
+def test_what_a_wrapper_moves_of_frozen_units_is_put_back() -> None:
+    strategy = toy()
+    number = 0
+    for index in range(3):
+        number = learn(strategy, samples(index, (2 * index, 2 * index + 1)), number)
+    before = [(p.clone(), fixed) for p, fixed in strategy.units.parts()]
+    assert any(fixed.any() for _, fixed in before)
+    batch = Batch(*samples(3, (6, 7)).train.take(torch.arange(4)))
+    strategy.before_step(batch)
+    with torch.no_grad():
+        for parameter, _ in strategy.units.parts():
+            parameter.add_(0.1)
+    strategy.after_batch(batch)
+    for (old, fixed), (new, _) in zip(before, strategy.units.parts(), strict=True):
+        torch.testing.assert_close(new, torch.where(fixed, old, old + 0.1))
