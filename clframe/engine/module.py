@@ -152,12 +152,13 @@ class ContinualModule(LightningModule):
             )
         if at.local == 1:
             self._agree_on(terms)
+        stepped = False
         if terms:
             self.observer.gradients(at.iteration, terms)
-            self._step(terms)
+            stepped = self._step(terms)
         if self.average_norms:
             dist.average_batch_norm(strategy)
-        if terms and learn:
+        if stepped and learn:
             strategy.after_step(batch)
         if learn and at.local % strategy.repeats == 0:
             strategy.after_batch(batch)
@@ -172,11 +173,14 @@ class ContinualModule(LightningModule):
                     f"{dist.rank()} and {names} on rank {rank}; ranks must agree on them."
                 )
 
-    def _step(self, terms: dict[str, Tensor]) -> None:
-        """One optimizer step, without the hooks around Lightning's, which nobody listens to."""
+    def _step(self, terms: dict[str, Tensor]) -> bool:
+        """One optimizer step, without the hooks around Lightning's, which nobody listens to.
+
+        False where float16 has overflowed, so that no weight has changed.
+        """
         optimizer = self.inner
         if optimizer is None:  # nothing to train: the losses are only journalled
-            return
+            return True
         factor = self.schedule(self.position.local, self.num_updates)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
@@ -197,9 +201,11 @@ class ContinualModule(LightningModule):
             torch.nn.utils.clip_grad_norm_(self.strategy.parameters(), self.clip)
         if scaler is None:
             optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
+            return True
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        return bool(scaler.get_scale() >= scale)
 
     def on_train_end(self) -> None:
         self.observer.finish(self)

@@ -70,7 +70,11 @@ def test_gradients_are_unscaled_before_anybody_sees_them(scale: float | None) ->
     with torch.no_grad():
         for p in net.parameters():
             p.zero_()
-    module._step({"new": net(torch.tensor([[3.0, 4.0]]))[0, 0]})
+    assert module._step({"new": net(torch.tensor([[3.0, 4.0]]))[0, 0]})
     assert torch.equal(seen[0], torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     moved = torch.cat([p.detach().flatten() for p in net.parameters()])
     assert moved.norm() == pytest.approx(0.5, rel=1e-4)
+    if scale is not None:  # an overflow: no weight moves, and nobody is told of a step
+        assert not module._step({"new": net(torch.tensor([[3.0, 4.0]]))[0, 0] * torch.inf})
+        same = torch.cat([p.detach().flatten() for p in net.parameters()])
+        assert torch.equal(moved, same)
