@@ -13,7 +13,7 @@ from clframe.config.schema import NETS, RunConfig
 from clframe.config.schema import Net as NetConfig
 from clframe.core.augment import standard_augmentation
 from clframe.core.backbones import BACKBONES
-from clframe.core.net import Net, evaluating, frozen_state
+from clframe.core.net import Net, evaluating, frozen_state, same_randomness
 from clframe.core.strategy import StreamInfo
 from clframe.errors import ClframeError, ConfigError, DataError, nearest
 from clframe.sources.network import unreachable
@@ -98,7 +98,8 @@ def _call(cfg: NetConfig, make: Any) -> tuple[nn.Module, int]:
 def _timm(cfg: NetConfig, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     if cfg.pretrained:
         _ask_for_the_hub()
-    import timm
+    with same_randomness():  # whatever is drawn by whoever is imported first
+        import timm
 
     name = cfg.name.removeprefix("timm:")
     if not timm.is_model(name):
