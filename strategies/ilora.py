@@ -149,7 +149,9 @@ class Ilora(Strategy):
     def attach(self, net: Net, info: StreamInfo) -> None:
         super().attach(net, info)
         if net.frozen:
-            raise ConfigError("net.freeze: ilora freezes the backbone itself; leave it out.")
+            raise ConfigError(
+                "net.freeze: true, but ilora freezes the backbone itself; leave it out."
+            )
         net.backbone.requires_grad_(False)
         self._adapted = [site for block in _blocks(net) for site in self._adapt(block)]
         self.slow_head = copy.deepcopy(net.head).requires_grad_(False)

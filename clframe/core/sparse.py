@@ -131,7 +131,10 @@ class SparseChain(nn.Module):
         self._chain = (modules,)  # the net's, not ours
         self.early = early or max(1, sum(isinstance(m, nn.Conv2d) for m in modules))
         if self.early >= len(places):
-            raise ConfigError(f"cut: {self.early} of {len(places)} layers leave none behind it.")
+            most = len(places) - 1
+            raise ConfigError(
+                f"cut: {self.early} of {most + 1} layers leave none behind it; give 1 to {most}."
+            )
         self.cut = places[self.early]
         self.layers = nn.ModuleList()
         for number, place in enumerate(places):

@@ -106,6 +106,7 @@ class Run:
         """Every experience from where the run stands to the end of the stream."""
         for exp in self.stream.experiences[self.position.experience :]:
             self._experience(exp)
+        self._expect(self.position.iteration)  # what ends have changed was not foreseen
         if self.main:
             account(self)
 

@@ -88,9 +88,8 @@ def test_a_strategy_may_not_pass_twice_over_an_online_stream(
 ) -> None:
     monkeypatch.setattr(Strategy, "budget", lambda self, exp: 2)
     store = make_cell("strategy=fine_tune", "options.split_digits.online=true")
-    run = Run(from_yaml(store.config_path), store, True)
     with pytest.raises(ConfigError, match="'fine_tune' asks for 2 passes over an online stream"):
-        run.all()
+        Run(from_yaml(store.config_path), store, True)
 
 
 def test_schedules_act_on_the_rate_that_a_strategy_sets(
