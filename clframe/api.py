@@ -5,6 +5,7 @@ from clframe.core.buffer import ReplayBuffer
 from clframe.core.dist import agreed, gather, global_size, mean_grad, mean_of, part, total
 from clframe.core.experience import Batch, Experience, Samples, Scenario, Stream
 from clframe.core.gradients import fisher_diagonal
+from clframe.core.hypernet import GeneratedNet, Hypernet, TaskHypernet, preservation, towards_noise
 from clframe.core.losses import (
     class_counts,
     cross_entropy,
@@ -19,9 +20,18 @@ from clframe.core.losses import (
 from clframe.core.memory import Archive, decode, encode, first_of_each
 from clframe.core.neighbours import Neighbours
 from clframe.core.net import CLOSED, CosineLinear, Net, evaluating, frozen_state
+from clframe.core.ridge import RidgeInverse, RidgeMoments
 from clframe.core.rng import generator, shared_rng
 from clframe.core.sparse import SparseChain
-from clframe.core.strategy import Frozen, Readout, Strategy, StreamInfo, Wrapper
+from clframe.core.strategy import (
+    Frozen,
+    Readout,
+    Strategy,
+    StreamInfo,
+    Wrapper,
+    needs_forget_data,
+    needs_plain_net,
+)
 from clframe.core.svm import linear_svm
 from clframe.errors import ConfigError, DataError
 from clframe.sources import (
@@ -52,12 +62,16 @@ __all__ = [
     "Draw",
     "Experience",
     "Frozen",
+    "GeneratedNet",
+    "Hypernet",
     "Images",
     "Neighbours",
     "Net",
     "Readout",
     "ReplayBuffer",
     "ResizedCrop",
+    "RidgeInverse",
+    "RidgeMoments",
     "Samples",
     "Scenario",
     "SparseChain",
@@ -65,6 +79,7 @@ __all__ = [
     "Stream",
     "StreamInfo",
     "Streams",
+    "TaskHypernet",
     "Wrapper",
     "agreed",
     "by_classes",
@@ -94,13 +109,17 @@ __all__ = [
     "mean_grad",
     "mean_of",
     "mean_squared_error",
+    "needs_forget_data",
+    "needs_plain_net",
     "pair_contrast",
     "part",
     "partition",
+    "preservation",
     "proxy_contrast",
     "proxy_distillation",
     "relation_distillation",
     "shared_rng",
     "total",
+    "towards_noise",
     "whole",
 ]

@@ -12,21 +12,23 @@ def permuted(
     *,
     dataset: str,
     experiences: int = 5,
+    setting: str = "domain",
     online: bool = False,
     val_share: float = 0.0,
     train_limit: int | None = None,
     seed: int = 0,
     root: str | None = None,
 ) -> Scenario:
-    """The first experience is the data set as it is; domain-incremental.
+    """The first experience is the data set as it is.
 
-    The permutations are drawn from `seed`, one per experience, the same for all channels.
+    setting: "domain", or "task", which tells the experience's number as well. The permutations are
+    drawn from `seed`, one per experience, the same for all channels.
     """
     draw = Draw(val_share, train_limit, seed)
     whole("experiences", experiences, 1)
     with forked_rng():
         views = [partial(permute, seed, e) for e in range(experiences)]
-        streams = by_views(load_images(dataset, root), views, draw)
+        streams = by_views(load_images(dataset, root), views, draw, setting)
         from avalanche import benchmarks
 
         return streams.scenario(benchmarks, online=online)

@@ -16,6 +16,7 @@ def rotated(
     experiences: int | None = None,
     max_angle: float = 180.0,
     angles: list[float] | None = None,
+    setting: str = "domain",
     online: bool = False,
     val_share: float = 0.0,
     train_limit: int | None = None,
@@ -24,12 +25,14 @@ def rotated(
 ) -> Scenario:
     """Turn by `angles`, or by equal steps (5 by default) from 0 to `max_angle` degrees, leftwards.
 
-    Domain-incremental. `seed` decides which samples are used, not the angles.
+    setting: "domain", or "task", which tells the experience's number as well. `seed` decides which
+    samples are used, not the angles.
     """
     draw = Draw(val_share, train_limit, seed)
     turns = _angles(experiences, max_angle, angles)
     with forked_rng():
-        streams = by_views(load_images(dataset, root), [partial(rotate, a) for a in turns], draw)
+        views = [partial(rotate, a) for a in turns]
+        streams = by_views(load_images(dataset, root), views, draw, setting)
         from avalanche import benchmarks
 
         return streams.scenario(benchmarks, online=online)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -26,10 +25,6 @@ class Joint(Strategy):
 
     reference = "joint"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.withdrawn: dict[int, list[int]] = {}  # position of a forget request -> its uids
-
     def attach(self, net: Net, info: StreamInfo) -> None:
         super().attach(net, info)
         self.initial = copy.deepcopy(net).requires_grad_(False)
@@ -40,21 +35,4 @@ class Joint(Strategy):
         self.net.grow([*seen, *exp.classes])
 
     def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
-        return Samples.cat([*(self._retained(e) for e in past), exp.train]).once()
-
-    def forget(self, exp: Experience) -> None:
-        self.withdrawn[exp.index] = list(exp.uids)
-
-    def _retained(self, past: Experience) -> Samples:
-        """The data of `past` that no later request has withdrawn."""
-        gone = [u for at, uids in self.withdrawn.items() if at > past.index for u in uids]
-        if not gone:
-            return past.train
-        keep = ~torch.isin(past.train.uid, torch.tensor(gone, device=past.train.uid.device))
-        return Samples(*past.train.take(torch.nonzero(keep).flatten()))
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"withdrawn": {at: list(uids) for at, uids in self.withdrawn.items()}}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.withdrawn = {at: list(uids) for at, uids in state["withdrawn"].items()}
+        return Samples.cat([*(e.train for e in past), exp.train]).once()

@@ -37,6 +37,8 @@ def small_words(*words: str) -> list[str]:
     found = plugins("strategy").get(named[0].rpartition("+")[2]) if named else None
     if found and found.usual_net and not any(w.startswith("net.name=") for w in words):
         words = (f"net.name={found.usual_net}", *words)
+    if found and found.usual_setting and not any(w.startswith("scenario=") for w in words):
+        words = (f"options.split_digits.setting={found.usual_setting}", *words)
     given = {w.split("=")[0] for w in words}
     scenario = [w for w in words if w.startswith("scenario=")]
     kept = [w for w in SMALL if w.split("=")[0] not in given]

@@ -5,34 +5,39 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from clframe.config.companions import SEEDS, Audit, asks_to_forget, companions
+from clframe.config.gridfile import PARTS, audit_of, name_problems, shape_problems
 from clframe.config.identity import run_id
 from clframe.config.load import checked, defaults
 from clframe.config.narrow import Changes, as_list, is_axis, narrowed, replaced, with_lists
-from clframe.config.problems import MISSING, Problem, brief, fail, look_up, unknown_key
+from clframe.config.problems import (
+    MISSING,
+    Problem,
+    brief,
+    fail,
+    look_up,
+)
 from clframe.config.read import COMMAND_LINE, flat, merged, overrides, put, read_yaml, resolved
 from clframe.config.resolve import KINDS, choices
-from clframe.config.schema import RunConfig, keys
+from clframe.config.schema import RunConfig
 from clframe.errors import ClframeError, nearest
 from clframe.registry import plugin_names, shown, snapshot
-
-PARTS = ("name", "base", "axes", "include", "exclude", "options")
-RESERVED = ("solo", "artifacts")  # folders of runs/ that are no grids
 
 
 @dataclass(frozen=True)
 class GridSpec:
     """A product of choices over a base.
 
-    `axes` maps dotted keys to values; an entry of `include` may have axes of its own, and is then
-    a product. `origin` says where a dotted key was written, and how.
+    `audit`: how unlearning is to be judged; its cells keep what that needs. `axes` maps dotted keys
+    to values; an entry of `include` may have axes of its own, and is then a product. `origin` says
+    where a dotted key was written, and how.
     """
 
     name: str
@@ -41,6 +46,7 @@ class GridSpec:
     include: list[Changes] = field(default_factory=list)
     exclude: list[Changes] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    audit: Audit | None = None
     where: str = "grid"
     origin: dict[str, tuple[str, str]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list, compare=False)
@@ -52,6 +58,16 @@ class GridSpec:
         """
         with snapshot():
             return self._cells()
+
+    def companions(self) -> list[RunConfig]:
+        """What an audit trains beside the cells: the retrained and the unasked of each."""
+        if self.audit is None:
+            return []
+        with snapshot():
+            cells = self._cells()
+            known = {run_id(cfg) for cfg in cells}
+            found = {run_id(cfg): cfg for cfg in companions(cells)}
+        return [cfg for id_, cfg in found.items() if id_ not in known]
 
     def _cells(self) -> list[RunConfig]:
         found: dict[str, RunConfig] = {}
@@ -75,7 +91,10 @@ class GridSpec:
         self._explain_excludes(hits)
         if not found:
             raise ClframeError(f"{self.where}: no cells are left; loosen exclude or widen axes")
-        return list(found.values())
+        if self.audit is None:
+            return list(found.values())
+        self._explain_audit(found.values())
+        return [cfg.model_copy(update={"copies": True}) for cfg in found.values()]
 
     def to_yaml(self) -> str:
         """The grid file that gives the same cells again."""
@@ -84,6 +103,10 @@ class GridSpec:
             for _, changes in self._changes():
                 _prune(self._data(changes), used)
         spec = {part: getattr(self, part) for part in PARTS}
+        if self.audit is None:
+            del spec["audit"]
+        else:
+            spec["audit"] = self.audit.model_dump()
         spec["options"] = {k: v for k, v in self._given_options().items() if k in used}
         spec["base"] = {k: v for k, v in self.base.items() if k != "options"}
         return yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
@@ -165,6 +188,16 @@ class GridSpec:
             if k not in used | spared
         ]
 
+    def _explain_audit(self, cells: Iterable[RunConfig]) -> None:
+        asked = [cfg for cfg in cells if asks_to_forget(cfg)]
+        seeds = len({cfg.seed for cfg in asked})
+        if not asked:
+            self.notices.append("audit: no cell has a forget request, so there is nothing to judge")
+        elif seeds < SEEDS:
+            self.notices.append(
+                f"audit: {seeds} seed(s); a noise floor takes {SEEDS}, and an interval more"
+            )
+
     def _explain_excludes(self, hits: list[int]) -> None:
         for entry, count in zip(self.exclude, hits, strict=True):
             if not count:
@@ -181,7 +214,7 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
     """
     path = Path(path)
     raw, where = read_yaml(path), shown(path)
-    problems = list(_check_shape(raw, where))
+    problems = list(shape_problems(raw, where))
     fail(problems)
     run_yaml, base = defaults()
     origin = {k: (shown(run_yaml), k) for k in flat(base)} if run_yaml else {}
@@ -206,64 +239,10 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
             put(base, key, value)
         includes = [replaced(entry, key, [value]) for entry in includes]
     excludes = raw.get("exclude") or []
-    spec = GridSpec(name, base, axes, includes, excludes, options, where, origin)
-    fail(_check_names(spec))
+    audit = audit_of(raw, where)
+    spec = GridSpec(name, base, axes, includes, excludes, options, audit, where, origin)
+    fail(name_problems(spec))
     return spec
-
-
-def _check_shape(raw: dict[str, Any], where: str) -> Iterator[Problem]:
-    known = keys()
-    for key, value in raw.items():
-        if key not in PARTS:
-            hint = f"it belongs under base: or axes:, as `base: {{{key}: ...}}`"
-            yield Problem(where, key, value, hint if key in known else unknown_key(key, PARTS))
-    for part in ("base", "axes", "options"):
-        if not isinstance(raw.get(part) or {}, dict):
-            yield Problem(where, part, raw[part], "expected a mapping")
-    for part in ("include", "exclude"):
-        entries = raw.get(part) or []
-        if not isinstance(entries, list):
-            yield Problem(where, part, entries, "expected a list of mappings")
-            continue
-        for i, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not entry:
-                yield Problem(where, f"{part}[{i}]", entry, "expected a mapping, {seed: 0} say")
-            elif part == "include" and "axes" in entry:
-                yield from _check_axes(entry, where, f"{part}[{i}].axes")
-
-
-def _check_axes(entry: Changes, where: str, written: str) -> Iterator[Problem]:
-    """What is wrong with the axes of an included entry."""
-    axes = entry["axes"]
-    if not isinstance(axes, dict) or not axes:
-        yield Problem(where, written, axes, "expected a mapping, {seed: [0, 1]} say")
-        return
-    for key, values in axes.items():
-        if key not in keys() and not key.startswith(("options.", "net.args.")):
-            yield Problem(where, f"{written}.{key}", values, unknown_key(key))
-        elif values == []:
-            yield Problem(where, f"{written}.{key}", values, "expected at least one value")
-        elif key in entry:
-            yield Problem(where, f"{written}.{key}", values, "also set beside axes; choose one")
-
-
-def _check_names(spec: GridSpec) -> Iterator[Problem]:
-    where, written = spec.origin.get("name", (spec.where, "name"))
-    if not isinstance(spec.name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", spec.name):
-        yield Problem(where, written, spec.name, "expected a folder's name: letters, digits, _ - .")
-    elif spec.name in RESERVED:
-        yield Problem(where, written, spec.name, "this name is taken by clframe; choose another")
-    known = keys()
-    for axis, values in spec.axes.items():
-        at = spec.origin.get(axis, (spec.where, f"axes.{axis}"))
-        if axis not in known and not axis.startswith(("options.", "net.args.")):
-            yield Problem(*at, values, unknown_key(axis))
-        elif not values:
-            yield Problem(*at, values, "expected at least one value")
-    for i, entry in enumerate(spec.exclude):
-        for key, value in flat(entry).items():
-            if key not in known and not key.startswith(("options.", "net.args.")):
-                yield Problem(spec.where, f"exclude[{i}].{key}", value, unknown_key(key))
 
 
 def _prune(data: dict[str, Any], used: set[str]) -> dict[str, Any]:

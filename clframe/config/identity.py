@@ -21,7 +21,7 @@ SCHEMA = 1  # raise it when a default in the schema changes: old runs are then n
 UNNORMED = ("mlp", "cnn", "lenet", "vgg", "vit")  # networks without batch norm
 SILENT = {
     *("devices", "num_nodes", "timeout", "memory", "accelerator", "track", "checkpoint", "tune"),
-    *("data", "options", "requests"),
+    *("data", "options", "requests", "forget_data", "copies"),
 }
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from clframe.config.schema import Request, keys
+from clframe.config.requests import Request
+from clframe.config.schema import keys
 from clframe.errors import ConfigError, nearest
 
 MISSING: Any = object()
@@ -118,7 +119,7 @@ def _expected(detail: ErrorDetails, key: str) -> str:
     if kind == "missing":
         return f"missing; give one, as in {key}={_example(key)}"
     if kind == "extra_forbidden":
-        known = keys(Request) if key.startswith("requests[") else None
+        known = [*keys(Request), "forget.file"] if key.startswith("requests[") else None
         return unknown_key(key.rpartition("].")[2], known)
     if kind in TYPES:
         many = isinstance(detail["input"], list) and not kind.startswith("list")

@@ -5,21 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from clframe.config.part import Count, Part, Some
+from clframe.config.requests import Request, Requests, read_requests
 from clframe.errors import nearest
 
 NETS = ("mlp", "cnn", "lenet", "vgg", "slim_resnet18", "resnet18_cifar", "vit")
-Count = Annotated[int, Field(ge=0)]
-Some = Annotated[int, Field(ge=1)]
 Diagnostic = Literal["feature_drift", "gradient_norm", "decomposition"]
-
-
-class Part(BaseModel):
-    """Unknown keys and loose types are errors; a checked configuration never changes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def _refuse(key: str, value: Any, message: str) -> PydanticCustomError:
@@ -44,49 +38,6 @@ def _subset(value: Any) -> Any:
 
 def _precision(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _requests(value: Any) -> Any:
-    if value is not None and not isinstance(value, str | list):
-        raise ValueError('expected text such as "L0 L1 F0", or a list of requests')
-    if isinstance(value, str):
-        for word in value.split():
-            if not re.fullmatch(r"[LF]\d+", word):
-                raise ValueError(f"{word!r} is no request; write L0 to learn and F0 to forget")
-    if value is not None and not (value.split() if isinstance(value, str) else value):
-        raise ValueError("expected at least one request; leave the key out to learn everything")
-    return value
-
-
-class Forget(Part):
-    """What to forget: whole tasks, classes, or single samples by uid; exactly one of them."""
-
-    tasks: list[Count] | None = None
-    classes: list[Count] | None = None
-    uids: list[Count] | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Forget:
-        given = [v for v in (self.tasks, self.classes, self.uids) if v is not None]
-        if len(given) != 1 or not given[0]:
-            raise ValueError("expected exactly one non-empty list: tasks, classes or uids")
-        return self
-
-
-class Request(Part):
-    """One entry of the stream's order: learn an experience, or forget something learned."""
-
-    learn: Count | None = None
-    forget: Forget | None = None
-    data: bool = False  # whether the strategy may read the data it is to forget
-
-    @model_validator(mode="after")
-    def _one(self) -> Request:
-        if (self.learn is None) == (self.forget is None):
-            raise ValueError("expected either learn or forget")
-        if self.learn is not None and self.data:
-            raise ValueError("data belongs to a forget request; remove it here")
-        return self
 
 
 class Optim(Part):
@@ -211,7 +162,9 @@ class RunConfig(Part):
     checkpoint: Count = 200
     tune: bool = False
     options: dict[str, dict[str, Any]] = {}
-    requests: Annotated[str | list[Request] | None, BeforeValidator(_requests)] = None
+    requests: Requests = None
+    forget_data: bool = False  # whether a forget request that does not say hands over its data
+    copies: bool = False  # keep the state before each forget request, as before-<position>.ckpt
     net: Net = Net()
     optim: Optim = Optim()
     eval: Eval = Eval()
@@ -241,13 +194,8 @@ class RunConfig(Part):
         return self.devices * self.num_nodes
 
     def request_list(self) -> list[Request] | None:
-        """`requests` in its long form, whichever way it was written: F0 forgets task 0."""
-        if not isinstance(self.requests, str):
-            return self.requests
-        return [
-            Request(learn=int(w[1:])) if w[0] == "L" else Request(forget=Forget(tasks=[int(w[1:])]))
-            for w in self.requests.split()
-        ]
+        """`requests` in its long form, whichever way it was written: U0 forgets task 0."""
+        return read_requests(self.requests, data=self.forget_data)
 
 
 def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:

@@ -14,6 +14,7 @@ from clframe.core.experience import Batch, Experience, Samples, Setting
 from clframe.core.losses import cross_entropy
 from clframe.core.memory import Memory
 from clframe.core.net import Net
+from clframe.errors import ConfigError
 
 Readout = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -56,6 +57,7 @@ class Strategy(nn.Module):
     repeats: int = 1
     reference: ClassVar[Literal["joint", "independent"] | None] = None
     usual_net: ClassVar[str | None] = None  # net.name, as a literal, where not any net will do
+    usual_setting: ClassVar[str | None] = None  # likewise "task", where it wants task labels
     net: Net
     info: StreamInfo
 
@@ -73,7 +75,11 @@ class Strategy(nn.Module):
         self.net.grow(exp.classes)
 
     def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
-        """What to train on; None is `exp.train`. Use of past data is recorded."""
+        """What to train on; None is `exp.train`. Use of past data is recorded.
+
+        `past` has what was learned before, without what a request has withdrawn by then. A forget
+        request asks too, where it is given a `budget`.
+        """
         return None
 
     def optimizer(self, exp: Experience) -> Optimizer | None:
@@ -100,7 +106,7 @@ class Strategy(nn.Module):
         return {"new": cross_entropy(self.net(self.augment(batch.x)), batch.y)}
 
     def after_backward(self) -> None:
-        """May edit gradients; they are already averaged over ranks."""
+        """May edit gradients, of forget requests too; they are already averaged over ranks."""
 
     def after_step(self, batch: Batch) -> None:
         """After each optimizer step."""
@@ -119,8 +125,12 @@ class Strategy(nn.Module):
                 memory.forget(uids=uids)
         return None
 
-    def forget_loss(self, exp: Experience) -> dict[str, Tensor]:
-        """Forgetting by training: named terms of one step of a forget request."""
+    def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
+        """Forgetting by training: named terms of one step of a forget request.
+
+        `batch` is of what `data` gave for it: by default what is to be forgotten, if the request
+        hands that over. Without data it is empty.
+        """
         return {}
 
     def budget(self, exp: Experience) -> int | None:
@@ -163,7 +173,12 @@ class Strategy(nn.Module):
 
 
 class Wrapper(Strategy):
-    """A strategy around `base`; every hook passes through unless overridden."""
+    """A strategy around `base`; every hook passes through unless overridden.
+
+    only_forgets: it learns exactly as its base does and acts at forget requests alone.
+    """
+
+    only_forgets: ClassVar[bool] = False
 
     def __init__(self, base: Strategy) -> None:
         super().__init__()
@@ -227,8 +242,8 @@ class Wrapper(Strategy):
     def forget(self, exp: Experience) -> bool | None:
         return self.base.forget(exp)
 
-    def forget_loss(self, exp: Experience) -> dict[str, Tensor]:
-        return self.base.forget_loss(exp)
+    def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
+        return self.base.forget_loss(exp, batch)
 
     def budget(self, exp: Experience) -> int | None:
         return self.base.budget(exp)
@@ -251,3 +266,21 @@ class Wrapper(Strategy):
 
     def trainable(self) -> Iterable[nn.Parameter]:
         return self.base.trainable()
+
+
+def needs_plain_net(strategy: Strategy, name: str) -> None:
+    """Raise ConfigError where `predict` is more than a forward of the network."""
+    if not strategy.predicts_plainly():
+        raise ConfigError(
+            f"strategy: {name} changes the network itself, and {type(strategy).__name__.lower()} "
+            f"predicts by more than a forward of it; put {name} around another strategy."
+        )
+
+
+def needs_forget_data(exp: Experience, name: str) -> None:
+    """Raise ConfigError where a forget request does not hand over what it withdraws."""
+    if not len(exp.train):
+        raise ConfigError(
+            f"requests[{exp.index}]: {name} reads what it is to forget, and the request does not "
+            "hand it over; set forget_data=true, or data: true in the request."
+        )

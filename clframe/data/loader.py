@@ -63,19 +63,33 @@ class ExperienceLoader:
             yield self.samples.take(rows[dist.part(len(rows))])
 
 
-class ForgetLoader:
-    """`steps` empty batches: the strategy's `forget_loss` brings its own data."""
+class ForgetLoader(ExperienceLoader):
+    """`steps` batches of a forget request, epoch after epoch; empty ones where there is no data."""
 
-    def __init__(self, steps: int, like: Samples) -> None:
-        self.steps = self.num_batches = steps
-        self._nothing = like.take(torch.empty(0, dtype=torch.long, device=like.y.device))
+    def __init__(self, samples: Samples, size: int, steps: int, **where: int) -> None:
+        super().__init__(samples, size, **where)
+        self.steps = steps
 
-    def __len__(self) -> int:
-        return 1
+    @property
+    def num_batches(self) -> int:
+        return self.steps
+
+    @property
+    def _per_epoch(self) -> int:
+        return max(1, num_batches(len(self.samples), self.size))
 
     def rows(self, batch: int) -> int:
-        """No samples come in."""
-        return 0
+        place = batch % self._per_epoch
+        last = place == self._per_epoch - 1
+        return len(self.samples) - place * self.size if last else self.size
 
     def __iter__(self) -> Iterator[Iterator[Batch]]:
-        yield (self._nothing for _ in range(self.steps))
+        yield self._steps()
+
+    def _steps(self) -> Iterator[Batch]:
+        for step in range(self.batch, self.steps):
+            epoch, place = divmod(step, self._per_epoch)
+            if place == 0 or step == self.batch:
+                order = self.order(epoch)
+            rows = order[place * self.size : place * self.size + self.rows(step)]
+            yield self.samples.take(rows[dist.part(len(rows))])

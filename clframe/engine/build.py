@@ -54,8 +54,7 @@ def make_stream(cfg: RunConfig) -> Stream:
                 f"epochs: {cfg.epochs} passes over an online stream ({cfg.scenario}); "
                 "set epochs=1, or options." + cfg.scenario + ".online=false."
             )
-        requests = cfg.request_list()
-        return splice(stream, requests and [r.model_dump(exclude_none=True) for r in requests])
+        return splice(stream, cfg.request_list())
 
 
 def assemble(

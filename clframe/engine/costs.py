@@ -22,6 +22,7 @@ def account(run: Run) -> None:
         run.store.update_record(counting=run.evaluator.facts())
     run.store.update_record(
         iteration=run.position.iteration,
+        spent=run.spent,
         seconds={
             "train": total - evaluate - other,
             "evaluate": evaluate,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
 
 from clframe.config.schema import RunConfig
-from clframe.core.experience import Experience, Stream
+from clframe.core.experience import Experience, Samples, Stream
 from clframe.core.strategy import Strategy
 from clframe.data.loader import ExperienceLoader, ForgetLoader, num_batches
 from clframe.engine.module import Position
@@ -24,18 +25,18 @@ class Feed:
     ) -> None:
         self.cfg, self.strategy, self.device = cfg, strategy, device
         self.learned, self.online = stream.learned, stream.online
+        self.forgets = [e for e in stream if e.kind == "forget"]
         # by position in the stream: how many experiences to learn lie before it, and the updates
         # from there on
         self.before = [0, *accumulate(e.kind == "learn" for e in stream)]
         lengths = map(self._updates, stream)
         self.ahead = [*accumulate(reversed([*lengths]), initial=0)][::-1]
 
-    def loader(self, exp: Experience, at: Position) -> tuple[ExperienceLoader | ForgetLoader, int]:
+    def loader(self, exp: Experience, at: Position) -> tuple[ExperienceLoader, int]:
         """The batches of `exp` from `at` on, and its number of epochs."""
-        budget = self._budget(exp)
-        if exp.kind == "forget":
-            return ForgetLoader(budget or 0, self.learned[0].train), 1
-        samples = self.strategy.data(exp, list(self.learned[: self.before[exp.index]]))
+        budget, learns = self._budget(exp), exp.kind == "learn"
+        asked = learns or bool(budget)
+        samples = self.strategy.data(exp, self._past(exp)) if asked else None
         if samples is None:
             samples = exp.train
         elif at.local == 0:
@@ -43,15 +44,24 @@ class Feed:
             at.past_samples += sum(u not in own for u in samples.uid.tolist())
         if self.device.type == "cuda" and samples.x.nbytes <= RESIDENT:
             samples = samples.to(self.device)
-        loader = ExperienceLoader(
-            samples,
-            self.cfg.batch_size,
-            seed=self.cfg.seed,
-            key=exp.index,
-            epoch=at.epoch,
-            batch=at.batch,
-        )
+        where = {"seed": self.cfg.seed, "key": exp.origin, "batch": at.batch}
+        if not learns:
+            return ForgetLoader(samples, self.cfg.batch_size, budget or 0, **where), 1
+        loader = ExperienceLoader(samples, self.cfg.batch_size, epoch=at.epoch, **where)
         return loader, self.cfg.epochs if budget is None else budget
+
+    def _past(self, exp: Experience) -> list[Experience]:
+        """What was learned before `exp`, without what requests have withdrawn, its own included."""
+        return [self._left(e, exp.index) for e in self.learned[: self.before[exp.index]]]
+
+    def _left(self, past: Experience, upto: int) -> Experience:
+        gone = [u for f in self.forgets if past.index < f.index <= upto for u in f.uids]
+        if not gone:
+            return past
+        uid = past.train.uid
+        keep = ~torch.isin(uid, torch.tensor(gone, device=uid.device))
+        left = Samples(*past.train.take(torch.nonzero(keep).flatten()))
+        return replace(past, train=left)
 
     def _budget(self, exp: Experience) -> int | None:
         budget = self.strategy.budget(exp)

@@ -26,6 +26,8 @@ from clframe.data.loader import ExperienceLoader, ForgetLoader
 from clframe.engine.optim import Schedule
 from clframe.errors import TrainingError
 
+STRIDE = 10**10  # more updates than an experience has
+
 
 class Observer(Protocol):
     """What the module tells of its progress; the run implements it."""
@@ -45,7 +47,8 @@ class Position:
     """Where a run stands: the only counters there are, all of them in the checkpoint.
 
     `iteration` counts optimizer updates over the whole stream, `local` those of this experience;
-    `start` is the iteration at which this experience began.
+    `start` is the iteration at which this experience began. `requested`: the stream's order is that
+    of the run's requests.
     """
 
     experience: int = 0
@@ -56,6 +59,18 @@ class Position:
     start: int = 0
     samples: int = 0
     past_samples: int = 0
+    requested: bool = False
+
+    def moment(self, exp: Experience, *, begun: bool = True) -> int:
+        """What randomness is drawn by: the iteration; not `begun`, that before the experience.
+
+        Of a stream made by requests it is the scenario's experience, learned or forgotten, and the
+        update within it, so that without one of them all others see what they would have seen.
+        """
+        if not self.requested:
+            return self.iteration if begun else self.start
+        first = (2 * exp.origin + (exp.kind == "forget") + 1) * STRIDE
+        return first + self.local if begun else first
 
 
 class ContinualModule(LightningModule):
@@ -82,7 +97,8 @@ class ContinualModule(LightningModule):
         self.exp, self.loader, self.position, self.observer = exp, loader, position, observer
         self.seed, self.clip, self.schedule = seed, clip, schedule
         self.average_norms = average_norms
-        self.num_updates = epochs * loader.num_batches * strategy.repeats
+        self.repeats = strategy.repeats if exp.kind == "learn" else 1
+        self.num_updates = epochs * loader.num_batches * self.repeats
         self.inner: Optimizer | None = None
         self.plugin: Precision | None = None
         self._make_optimizer = make_optimizer
@@ -108,14 +124,14 @@ class ContinualModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         if self.exp.kind == "learn" and self.position.batch == 0:
-            clock.set(self.seed, self.position.iteration, "epoch")
+            clock.set(self.seed, self.position.moment(self.exp), "epoch")
             self.strategy.begin_epoch(self.exp, self.position.epoch)
 
     def training_step(self, block: Iterable[Batch], _: int) -> None:
         at = self.position
         for rows in block:
             batch, size = self._here(rows), self.loader.rows(at.batch)
-            for _ in range(self.strategy.repeats):
+            for _ in range(self.repeats):
                 self._update(batch, size)
             at.samples += size
             at.batch += 1
@@ -138,12 +154,12 @@ class ContinualModule(LightningModule):
         at.iteration += 1
         at.local += 1
         last = at.local == self.num_updates
-        clock.set(self.seed, at.iteration)
+        clock.set(self.seed, at.moment(self.exp))
         dist.know(size, batch, anew=True)
         self.observer.before_update(at.local, last)
         if learn:
             strategy.before_step(batch)
-        terms = strategy.loss(batch) if learn else strategy.forget_loss(self.exp)
+        terms = strategy.loss(batch) if learn else strategy.forget_loss(self.exp, batch)
         if not isinstance(terms, dict):
             hook = "loss" if learn else "forget_loss"
             raise TrainingError(
@@ -160,7 +176,7 @@ class ContinualModule(LightningModule):
             dist.average_batch_norm(strategy)
         if stepped and learn:
             strategy.after_step(batch)
-        if learn and at.local % strategy.repeats == 0:
+        if learn and at.local % self.repeats == 0:
             strategy.after_batch(batch)
         self.observer.after_update(at.iteration, at.local, last, terms)
 
@@ -195,8 +211,7 @@ class ContinualModule(LightningModule):
         loss.backward()
         if scaler is not None:
             scaler.unscale_(optimizer)
-        if self.exp.kind == "learn":
-            self.strategy.after_backward()
+        self.strategy.after_backward()
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.strategy.parameters(), self.clip)
         if scaler is None:

@@ -11,6 +11,7 @@ from clframe.core.experience import Stream
 from clframe.evaluation.envelope import envelope
 from clframe.evaluation.metrics import sizes_of, summarize
 from clframe.evaluation.trace import AccuracyTrace
+from clframe.evaluation.unlearning import summarize as summarize_unlearning
 from clframe.tracking.journal import Journal
 from clframe.tracking.store import RunStore
 from clframe.tracking.traces import columns
@@ -47,7 +48,7 @@ def finish(store: RunStore, stream: Stream, reference: str | None) -> None:
     store.write_traces()
     primary = store.read_record().primary
     kept = retained(stream)
-    metrics = measure(store, primary, kept)
+    metrics = measure(store, primary, kept) | unlearned(store, primary, stream)
     if reference is not None:  # retrained at each experience: it has no gaps to speak of
         metrics |= dict.fromkeys(FROM_TRACE - DESCRIBES)
     store.write_metrics(metrics)
@@ -70,6 +71,48 @@ def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
     sizes = sizes_of(store.read_record().data, kept)
     dense, full = (summarize(t.rows(), sizes=sizes) for t in traces)
     return {k: v if k in FROM_TRACE else full[k] for k, v in dense.items()}
+
+
+def unlearned(store: RunStore, primary: str, stream: Stream) -> dict[str, Any]:
+    """What forgetting whole experiences did, under `unlearning`; nothing where none was forgotten.
+
+    From the full test sets. Chance is one in as many classes as the primary readout allows.
+    """
+    if not any(e.forgets for e in stream):
+        return {}
+    table: dict[tuple[int, int], float] = {}  # the last row of each position wins
+    for row in store.read_boundary(primary).to_pylist():
+        table[row["train_experience"], row["eval_experience"]] = row["accuracy"]
+    requests, rows = requests_of(stream), []
+    column: dict[int, int] = {}  # by task: the position at which it was last learned
+    for position, _, task in requests:
+        if stream.experiences[position].kind == "learn":
+            column[task] = position
+        rows.append([table.get((position, column.get(k, -1))) for k in _tasks(stream)])
+    classes = {e.origin: e.classes for e in stream.learned}
+    seen = {c for own in classes.values() for c in own}
+    widths = [len(classes[k]) if primary.endswith("/task") else len(seen) for k in _tasks(stream)]
+    place = {k: i for i, k in enumerate(_tasks(stream))}
+    named = [(op, place[task]) for _, op, task in requests]
+    found = summarize_unlearning(named, rows, [1 / n for n in widths])
+    return {"unlearning": found | {"tasks": _tasks(stream)}}
+
+
+def requests_of(stream: Stream) -> list[tuple[int, str, int]]:
+    """(position, "L" or "U", the scenario's experience), a request of several tasks once for each.
+
+    A request that leaves something of every experience is none of these.
+    """
+    origins = {e.index: e.origin for e in stream.learned}
+    return [
+        (e.index, "L" if e.kind == "learn" else "U", task)
+        for e in stream
+        for task in ([e.origin] if e.kind == "learn" else [origins[p] for p in e.forgets])
+    ]
+
+
+def _tasks(stream: Stream) -> list[int]:
+    return sorted({e.origin for e in stream.learned})
 
 
 def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, float | None]:

@@ -17,7 +17,7 @@ from clframe.core.strategy import Strategy
 from clframe.engine.module import Position
 from clframe.errors import DataError
 
-VERSION = 2
+VERSION = 3
 
 
 def outline(stream: Stream) -> str:
@@ -90,5 +90,5 @@ def prepare(strategy: Strategy, experiences: Sequence[Experience], upto: int, se
     """Run `prepare` for the stream positions 0..upto, as the run did, so that a state dict fits."""
     for exp in experiences[: upto + 1]:
         if exp.kind == "learn":
-            clock.set(seed, exp.index, "prepare")
+            clock.set(seed, exp.origin, "prepare")
             strategy.prepare(exp)

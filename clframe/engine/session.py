@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import Any
 
@@ -58,11 +59,12 @@ class Run:
         self.trainer = ReusedTrainer(cfg)
         self.facts = resume.outline(self.stream)
         self.feed = Feed(cfg, self.stream, self.strategy, self.device)
-        self.position = Position()
+        self.position = Position(requested=cfg.requests is not None)
         self.prepared = -1
         self.evaluator: ContinualEvaluator | None = None
         self.seconds = {"build": 0.0, "checkpoint": 0.0, "total": 0.0}
-        self.optimizer_state: dict[str, Any] | None = None
+        self.optimizers: dict[str, Any] = {}  # the latest state of each kind of experience's
+        self.spent: list[dict[str, Any]] = []  # by each experience so far, for the record
         self.restored: dict[str, Any] = {}
         self._restore()
         self.expected = self.position.start + self.feed.updates_from(self.position.experience)
@@ -79,7 +81,7 @@ class Run:
         self.prepared = state["prepared"]
         resume.prepare(self.strategy, self.stream.experiences, self.prepared, self.cfg.seed)
         self.strategy.load_state_dict(state["strategy"])
-        self.optimizer_state = state["optimizer"]
+        self.optimizers, self.spent = state["optimizers"], state["spent"]
         self.seconds = state["seconds"]
         self.restored = state
         self.journal = Journal(self.store.journal_path, state["journal"]) if self.main else _Mute()
@@ -117,13 +119,15 @@ class Run:
             self.strategy.to(self.device)
         if self.prepared < exp.index:
             at.start = at.iteration
+            if exp.kind == "forget" and cfg.copies and self.main:
+                shutil.copy(self.store.checkpoint_path, self.store.before_path(exp.index))
             if exp.kind == "learn":
-                clock.set(cfg.seed, exp.index, "prepare")
+                clock.set(cfg.seed, exp.origin, "prepare")
                 self.strategy.prepare(exp)
             self.prepared = exp.index
-        clock.set(cfg.seed, at.start, "data")
+        clock.set(cfg.seed, at.moment(exp, begun=False), "data")
         loader, epochs = self.feed.loader(exp, at)
-        own = epochs * loader.num_batches * self.strategy.repeats
+        own = epochs * loader.num_batches * (self.strategy.repeats if exp.kind == "learn" else 1)
         self._expect(at.start + own + self.feed.updates_from(exp.index + 1))
         module = ContinualModule(
             self.strategy,
@@ -159,9 +163,10 @@ class Run:
         made = self.strategy.optimizer(module.exp)
         if made is None:
             made = build_optimizer(self.cfg.optim, self.strategy.trainable())
-        resumed = self.position.local > 0 or self.cfg.optim.reset == "never"
-        if made is not None and resumed and self.optimizer_state is not None:
-            made.load_state_dict(self.optimizer_state)
+        kind = module.exp.kind
+        goes_on = kind == "learn" and self.cfg.optim.reset == "never"
+        if made is not None and (goes_on or self.position.local) and self.optimizers.get(kind):
+            made.load_state_dict(self.optimizers[kind])
         return made
 
     # -- Observer ----------------------------------------------------------------------------
@@ -178,9 +183,11 @@ class Run:
             self.evaluator.boundary(exp, 0, subset=True)
             if self.main:
                 self.store.update_record(counting=self.evaluator.facts())
+        self._watch = self._spending()
         if not fresh:
             return
-        clock.set(self.cfg.seed, at.iteration, "begin")
+        self.spent.append({"index": exp.index, "updates": 0, "samples": 0, "seconds": 0.0})
+        clock.set(self.cfg.seed, at.moment(exp), "begin")
         if exp.kind == "learn":
             self.strategy.begin(exp)
         elif self.strategy.forget(exp):
@@ -229,7 +236,7 @@ class Run:
 
     def after_batch(self, module: ContinualModule) -> None:
         every, local = self.cfg.checkpoint, self.position.local
-        steps = self.strategy.repeats
+        steps = module.repeats
         if every and local // every > (local - steps) // every and local < module.num_updates:
             self._save(module)
 
@@ -239,23 +246,38 @@ class Run:
         assert self.evaluator is not None
         changed = False
         if exp.kind == "learn":
-            clock.set(self.cfg.seed, at.iteration, "end")
+            clock.set(self.cfg.seed, at.moment(exp), "end")
             changed = bool(self.strategy.end(exp))
         if changed or at.iteration == at.start:  # either counts as an update of its own
             at.iteration += 1
             changed = True
         agreement.confirm(self.strategy, f"after experience {exp.index}")
+        self._charge()
         self.evaluator.boundary(exp, at.iteration, subset=changed or module.num_updates == 0)
         at.experience, at.epoch, at.batch, at.local = exp.index + 1, 0, 0, 0
         at.start = at.iteration
         self._save(module)
 
+    def _spending(self) -> dict[str, float]:
+        """What grows while an experience is being met, evaluation apart."""
+        assert self.evaluator is not None
+        at, seconds = self.position, time.perf_counter() - self.evaluator.seconds
+        return {"updates": at.iteration, "samples": at.samples, "seconds": seconds}
+
+    def _charge(self) -> None:
+        """Note what was spent on the present experience since it began, or was last noted."""
+        before, self._watch = self._watch, self._spending()
+        for key, value in self._watch.items():
+            self.spent[-1][key] += value - before[key]
+
     def _save(self, module: ContinualModule) -> None:
         assert self.evaluator is not None
         begun = time.perf_counter()
+        if self.position.local:
+            self._charge()
         self.evaluator.flush()
         optimizer = module.inner
-        self.optimizer_state = optimizer.state_dict() if optimizer is not None else None
+        self.optimizers[self.exp.kind] = None if optimizer is None else optimizer.state_dict()
         state = self.strategy.state_dict()  # of a sharded memory, all ranks bring their rows
         if not self.main:
             return
@@ -265,7 +287,8 @@ class Run:
             self.store.checkpoint_path,
             position=self.position,
             strategy=state,
-            optimizer=self.optimizer_state,
+            optimizers=self.optimizers,
+            spent=self.spent,
             precision=module.plugin.state_dict() if module.plugin is not None else {},
             evaluator=self.evaluator.state_dict(),
             journal=self.journal.offset,

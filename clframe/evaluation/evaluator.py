@@ -258,10 +258,12 @@ class ContinualEvaluator:
 
     def state_dict(self) -> dict[str, Any]:
         """What the curves need to go on, and how to count; call after `flush`."""
-        return {"lows": dict(self._frames.lows), "seconds": self.seconds, "counting": self.facts()}
+        curves = {"lows": dict(self._frames.lows), "after": dict(self._frames.after)}
+        return curves | {"seconds": self.seconds, "counting": self.facts()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._frames.lows, self.seconds = dict(state["lows"]), state["seconds"]
+        self._frames.lows, self._frames.after = dict(state["lows"]), dict(state["after"])
+        self.seconds = state["seconds"]
         counting = state["counting"]
         self.trial, self.counter.fallback = counting["trial_ms"], counting["fallback"]
         self._use(Plan(**counting["plan"]))

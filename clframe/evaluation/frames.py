@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from clframe.core.experience import Stream
+from clframe.core.experience import Experience, Stream
 from clframe.evaluation.counting import MASKS
 
 CURVES = 100  # at most; who looks at more? the trace has them all
@@ -36,6 +37,7 @@ class Frames:
         self.names, self.primary = np.array(readouts), readouts.index(primary)
         self.positions = [e.index for e in stream.learned]
         self.lows: dict[int, float] = {}  # of each experience no longer trained
+        self.after: dict[int, float] = {}  # of each one forgotten, when its request had ended
 
     def rows(self, block: Block, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Long-format columns of `counts` [t, readouts, upto]."""
@@ -67,7 +69,8 @@ class Frames:
     def series(self, block: Block, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
         """The curves: accuracies, and of those not forgotten min-ACC and WC-ACC.
 
-        Of a stream of more than `CURVES` experiences, every second, third, ... has a curve.
+        Of a stream of more than `CURVES` experiences, every second, third, ... has a curve. Once
+        something has been forgotten: the mean accuracy on it, and what of it has come back since.
         """
         seen, every = block.seen, -(-len(self.positions) // CURVES)
         keys = [f"acc/exp_{p:02d}" for p in self.positions[:seen:every]]
@@ -82,7 +85,28 @@ class Frames:
         if kept:
             trained = iteration > 0
             values[trained, -3:] = self._worst(accuracy[trained][:, kept], kept)
+        lost = [j for j in range(seen) if self.positions[j] in gone and not self._held(j, passed)]
+        if lost:
+            keys += ["forget_acc", "relapse"]
+            values = np.column_stack([values, self._relapse(accuracy[:, lost], lost, block.train)])
         return {"keys": np.array(keys), "iteration": iteration, "values": values}
+
+    def _held(self, j: int, passed: Sequence[Experience]) -> bool:
+        """Whether what came with learned experience `j` has been learned again since."""
+        origin, position = self.stream.learned[j].origin, self.positions[j]
+        return any(e.kind == "learn" and e.origin == origin for e in passed[position + 1 :])
+
+    def _relapse(
+        self, acc: npt.NDArray[np.float64], lost: list[int], train: int
+    ) -> npt.NDArray[np.float64]:
+        """[t, 2]: mean accuracy `acc` [t, lost], and over that at the end of each one's request."""
+        now = self.stream.experiences[train]
+        for column, j in enumerate(lost):
+            if self.positions[j] in now.forgets and len(acc):
+                self.after[j] = float(acc[-1, column])
+        since = acc - np.array([self.after.get(j, math.nan) for j in lost])
+        since[:, [self.positions[j] in now.forgets for j in lost]] = 0.0
+        return np.column_stack([acc.mean(1), since.mean(1)])
 
     def _worst(self, acc: npt.NDArray[np.float64], kept: list[int]) -> npt.NDArray[np.float64]:
         """[t, 3]: min-ACC, WC-ACC and the mean after each evaluation `acc` [t, kept]."""

@@ -22,7 +22,8 @@ from clframe.grid.supervise import CellOutcome, Follower, begin, launcher, super
 from clframe.registry import Kind, Plugin, plugin_names
 from clframe.tracking.store import RunStore
 
-SMALL = ["epochs=2", "batch_size=8", "eval.subset=20", "checkpoint=7", "track.enabled=false"]
+SMALL = ["epochs=2", "batch_size=8", "eval.subset=20", "checkpoint=7", "forget_data=true"]
+SMALL += ["track.enabled=false"]
 PLAIN = "clframe.api:Strategy"  # fine-tuning
 PER_CLASS = 40
 GROWN = 1e-6  # how far rounding may grow where there is batch norm
@@ -82,7 +83,9 @@ def _defaults(kind: Kind, name: str) -> list[str]:
         chain = f"{name}+{PLAIN}" if own and own.is_wrapper else name
         limit = f"options.split_digits.train_limit={PER_CLASS}"
         net = [f"net.name={own.usual_net}"] if own and own.usual_net else []
-        return [f"strategy={chain}", "scenario=split_digits", limit, *net]
+        setting = own.usual_setting if own else None
+        labels = [f"options.split_digits.setting={setting}"] if setting else []
+        return [f"strategy={chain}", "scenario=split_digits", limit, *net, *labels]
     (choice,) = choices(kind, name, {})
     takes = {o.name for o in find(kind, choice.plugin.name).options}
     fewer = [f"options.{name}.train_limit={PER_CLASS}"] if "train_limit" in takes else []

@@ -54,7 +54,8 @@ def _key(cfg: RunConfig) -> str:
 
 def _stream_key(cfg: RunConfig) -> str:
     """What a stream depends on, the seed aside."""
-    facts = resolved(cfg).model_dump(include={"scenario", "epochs", "requests", "data"})
+    kept = {"scenario", "epochs", "requests", "forget_data", "data"}
+    facts = resolved(cfg).model_dump(include=kept)
     facts["arguments"] = [c.options for c in resolve_options(cfg, "scenario")]
     facts["split"] = cfg.eval.split
     return json.dumps(facts, sort_keys=True, default=str)

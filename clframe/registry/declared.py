@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Declared:
     """A class or function as its source describes it: `doc` its file's first line, `about` its own.
 
     `takes_any`: it has `**kwargs`. Not `complete`: what it inherits from another file is not known.
-    `usual_net`: the net.name of a strategy that cannot work on any.
+    `said`: the class attributes that clframe asks about without importing the class.
     """
 
     symbol: str
@@ -52,9 +52,10 @@ class Declared:
     takes_any: bool = False
     is_class: bool = True
     complete: bool = True
-    usual_net: str | None = None
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
+SAID = ("usual_net", "usual_setting", "only_forgets")
 OURS = {"Strategy", "Wrapper", "Module", "object", "ABC", "Protocol", "Generic"}
 
 
@@ -93,14 +94,18 @@ def _read(path: Path, symbol: str, _mtime: int, _size: int) -> Declared | None:
     complete = _complete(node, top)
     about = ast.get_docstring(node) or ""
     facts = (node.name, node.lineno, doc, is_wrapper, options)
-    return Declared(*facts, about, takes_any, is_class, complete, _usual_net(node))
+    return Declared(*facts, about, takes_any, is_class, complete, _said(node))
 
 
-def _usual_net(node: Definition) -> str | None:
+def _said(node: Definition) -> dict[str, Any]:
+    """Those of `SAID` that are assigned a literal, with or without an annotation."""
+    found = {}
     for member in node.body:
-        if isinstance(member, ast.Assign) and ast.unparse(member.targets[0]) == "usual_net":
-            return str(ast.literal_eval(member.value))
-    return None
+        if isinstance(member, ast.Assign | ast.AnnAssign) and member.value is not None:
+            target = member.target if isinstance(member, ast.AnnAssign) else member.targets[0]
+            if ast.unparse(target) in SAID:
+                found[ast.unparse(target)] = ast.literal_eval(member.value)
+    return found
 
 
 def _first_line(doc: str | None) -> str:
@@ -173,7 +178,8 @@ def inspected(found: Callable[..., Any], is_wrapper: bool) -> Declared:
     name = getattr(found, "__name__", type(found).__name__)
     facts = (name, 1, doc, is_wrapper, tuple(options))
     about, is_class = docs[1] or "", inspect.isclass(found)
-    return Declared(*facts, about, takes_any, is_class, usual_net=getattr(found, "usual_net", None))
+    said = {name: getattr(found, name) for name in SAID if hasattr(found, name)}
+    return Declared(*facts, about, takes_any, is_class, said=said)
 
 
 def parameters(found: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -66,7 +66,19 @@ class Plugin:
     @property
     def usual_net(self) -> str | None:
         """The network of a strategy that cannot work on any."""
-        return self.facts.usual_net
+        net: str | None = self.facts.said.get("usual_net")
+        return net
+
+    @property
+    def usual_setting(self) -> str | None:
+        """The setting of a strategy that cannot work in any."""
+        setting: str | None = self.facts.said.get("usual_setting")
+        return setting
+
+    @property
+    def only_forgets(self) -> bool:
+        """Whether it is a wrapper that learns exactly as its base does."""
+        return bool(self.facts.said.get("only_forgets"))
 
     @property
     def options(self) -> tuple[Option, ...]:

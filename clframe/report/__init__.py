@@ -145,7 +145,7 @@ def _sections(scenes: Sequence[Scene], shown: Mapping[str, list[views.View]]) ->
                 draw(scene),
                 note_of(view, scene),
             )
-            for view, draw in figures.VIEWS.items()
+            for view, draw in figures.views_of(scene).items()
         ]
         for scene in scenes
     }

@@ -21,6 +21,7 @@ VIEW_TITLES = {
     "overlay": "All methods, and each switch close up",
     "matrix": "Accuracy matrix R",
     "gap": "Gap depth and recovery",
+    "relapse": "What was to be forgotten, since its request",
 }
 BAR_NOTE = (
     "Bar: mean over seeds. Black line: its 95% t interval, cut at the edge of the panel. "
@@ -43,9 +44,12 @@ def note_of(view: str, scene: Scene) -> str:
 
 def band_note(scene: Scene) -> str:
     """What line, band and verticals are."""
+    what = "the experience being learned"
+    if scene.relapses:
+        what = "what is learned (L) or forgotten (U, red), by the scenario's number"
     parts = [
         f"Line: mean over {scene.seeds} seeds; band: lowest to highest seed. "
-        "Dashed verticals: switches; numbers above: the experience being learned. "
+        f"Dashed verticals: switches; above: {what}. "
         "Thinned by envelope, so that every dip is drawn."
     ]
     if not scene.axis.exact:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import plotly.graph_objects as go
 
 from clframe.report.captions import BAR_TITLES
+from clframe.report.curves import bins_for
 from clframe.report.scene import Heat, Scene, bar_range, overlay_bins, panel_bins, zoom_columns
 from clframe.report.strokes import (
     at_place,
@@ -20,7 +21,7 @@ from clframe.report.strokes import (
     mark_switches,
     vertical,
 )
-from clframe.report.style import INK, Look, sequence
+from clframe.report.style import INK, LOST, Look, sequence
 
 
 def experiences(scene: Scene) -> go.Figure:
@@ -35,7 +36,7 @@ def experiences(scene: Scene) -> go.Figure:
         at = at_place(place, columns)
         for i, curve in scene.experiences[method].items():
             look = Look(colors[i], "solid", "o")
-            draw_line(figure, at, curve, bins, f"experience {i}", look, show=i not in legend)
+            draw_line(figure, at, curve, bins, scene.name(i), look, show=i not in legend)
             legend.add(i)
     mark_switches(figure, [at_place(p, columns) for p in range(len(scene.methods))], scene)
     figure.update_xaxes(title_text="iteration [updates]", row=rows, showticklabels=True)
@@ -81,6 +82,33 @@ def overlay(scene: Scene) -> go.Figure:
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(title_text="accuracy [%]", col=1)
     figure.update_layout(shapes=marks)
+    return finish(figure, rows)
+
+
+def relapses(scene: Scene) -> go.Figure:
+    """A panel per forgotten experience: all methods from just before its request to the end."""
+    columns = min(len(scene.relapses), 3)
+    rows = -(-len(scene.relapses) // columns)
+    titles = [f"{scene.stages[zoom.learned]}, at {zoom.at:,.0f}" for zoom in scene.relapses]
+    figure = grid(rows, columns, dict.fromkeys(titles, LOST), shared_yaxes="all")
+    bins, legend = bins_for(len(scene.relapses) * len(scene.methods)), set[str]()
+    for place, zoom in enumerate(scene.relapses):
+        at = at_place(place, columns)
+        for method, curve in zoom.curves.items():
+            look = scene.looks[method]
+            draw_line(figure, at, curve, bins, method, look, show=method not in legend)
+            legend.add(method)
+        figure.update_xaxes(range=[zoom.first, zoom.last], row=at[0], col=at[1])
+    figure.update_layout(
+        shapes=[
+            vertical(*axis_names(figure, at_place(i, columns)), zoom.at, LOST)
+            for i, zoom in enumerate(scene.relapses)
+        ]
+    )
+    figure.update_xaxes(title_text="iteration [updates]", row=rows)
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(title_text="accuracy [%]", col=1)
+    figure.update_yaxes(range=[-2, 104])
     return finish(figure, rows)
 
 
@@ -138,12 +166,15 @@ def gap_bars(scene: Scene) -> go.Figure:
     return finish(figure, 1, panel=panel, legend=False)
 
 
-VIEWS = {
-    "experiences": experiences,
-    "overlay": overlay,
-    "matrix": matrices,
-    "gap": gap_bars,
-}
+def views_of(scene: Scene) -> dict[str, Callable[[Scene], go.Figure]]:
+    """Every view of a benchmark, by name."""
+    views: dict[str, Callable[[Scene], go.Figure]] = {
+        "experiences": experiences,
+        "overlay": overlay,
+        "matrix": matrices,
+        "gap": gap_bars,
+    }
+    return views | ({"relapse": relapses} if scene.relapses else {})
 
 
 def _colored(scene: Scene, methods: Iterable[str] | None = None) -> dict[str, str]:

@@ -73,6 +73,20 @@ class Cell:
         return {int(i): int(e["index"]) for e in self.stream for i in e.get("forgets", ())}
 
     @property
+    def stages(self) -> dict[int, str]:
+        """What each stream position is called: its number, or its request where there were some."""
+        origins = {int(e["index"]): int(e.get("origin", e["index"])) for e in self.stream}
+        if not self.config.get("requests"):
+            return {i: str(i) for i in origins}
+        names = {}
+        for e in self.stream:
+            lost = sorted(origins[int(i)] for i in e.get("forgets", ()))
+            learned = e.get("kind", "learn") == "learn"
+            numbers = [origins[int(e["index"])]] if learned else lost
+            names[int(e["index"])] = ("L" if learned else "U") + ",".join(map(str, numbers))
+        return names
+
+    @property
     def kept(self) -> list[int] | None:
         """Positions of what was learned and not forgotten later; None: all there is."""
         learned = [int(e["index"]) for e in self.stream if e.get("kind", "learn") == "learn"]

@@ -17,6 +17,7 @@ from clframe.report.curves import (
     Curve,
     bins_for,
     experience_curve,
+    forgotten_curve,
     previous_curves,
     remembered,
     shared_axis,
@@ -39,6 +40,19 @@ class Zoom(NamedTuple):
     first: float
     last: float
     curves: dict[str, Curve]
+
+
+class Stage(NamedTuple):
+    """One request on the axis, under its name."""
+
+    name: str
+    begin: float
+    end: float
+    forgets: bool
+
+    @property
+    def middle(self) -> float:
+        return (self.begin + self.end) / 2
 
 
 class Bound(NamedTuple):
@@ -83,6 +97,8 @@ class Scene:
     first: dict[str, Curve]
     previous: dict[str, list[Curve]]
     zooms: list[Zoom]
+    relapses: list[Zoom]
+    stages: dict[int, str]
     bounds: dict[str, Bound]
     heats: dict[str, Heat]
     bars: list[tuple[Column, list[Bar]]]
@@ -92,6 +108,10 @@ class Scene:
     @property
     def methods(self) -> list[str]:
         return list(self.first)
+
+    def name(self, position: int) -> str:
+        """What was learned at a stream position, by its number in the scenario."""
+        return f"experience {self.stages.get(position, str(position)).lstrip('L')}"
 
 
 def build_scene(
@@ -109,6 +129,8 @@ def build_scene(
         for g in competing
     }
     axis = shared_axis(t for traces in raw.values() for t in traces)
+    longest = max((c for g in competing for c in g.cells), key=lambda c: len(c.stream))
+    forgotten = {i: at for i, at in longest.forgotten.items() if at in axis.positions}
     return Scene(
         benchmark=groups[0].benchmark,
         looks=looks,
@@ -117,12 +139,23 @@ def build_scene(
         first=_present({m: experience_curve(t, axis, axis.positions[0]) for m, t in raw.items()}),
         previous={m: previous_curves(t, axis) for m, t in known.items()},
         zooms=[_zoom(known, axis, learned, at) for learned, at in axis.switches],
+        relapses=[_relapse(raw, axis, i, at) for i, at in forgotten.items()],
+        stages={**{p: str(p) for p in axis.positions}, **longest.stages},
         bounds={g.method.label: _bound(g, axis) for g in groups if g.reference},
         heats={g.method.label: _heat(g) for g in groups},
         bars=[(BY_KEY[key], _bars(key, competing, values)) for key in BARS],
         seeds=_seeds(competing),
         full_split=str(competing[0].cells[0].evaluation.get("split", "test")),
     )
+
+
+def stages(scene: Scene) -> list[Stage]:
+    """What was learned, or forgotten, from where to where."""
+    edges = scene.axis.edges
+    return [
+        Stage(scene.stages[k], begin, end, scene.stages[k].startswith("U"))
+        for k, begin, end in zip(scene.axis.positions, edges[:-1], edges[1:], strict=True)
+    ]
 
 
 def panel_bins(scene: Scene) -> int:
@@ -152,6 +185,14 @@ def _zoom(known: Mapping[str, list[AccuracyTrace]], axis: Axis, learned: int, at
     before = max(1, window // 6)
     curves = {m: switch_curve(t, axis, learned, window, before) for m, t in known.items()}
     return Zoom(learned, at, at - before, at + window, _present(curves))
+
+
+def _relapse(raw: Mapping[str, list[AccuracyTrace]], axis: Axis, lost: int, request: int) -> Zoom:
+    """The forgotten experience `lost` from just before its request on, of each method."""
+    at = axis.edges[axis.positions.index(request)]
+    end = axis.edges[-1]
+    curves = {m: forgotten_curve(t, axis, lost, request, end) for m, t in raw.items()}
+    return Zoom(request, at, max(0, at - window_of(axis, request)), end, _present(curves))
 
 
 def _bound(group: Group, axis: Axis) -> Bound:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from clframe.report.curves import Curve
-from clframe.report.scene import Bar, Scene
-from clframe.report.style import FAINT, INK, Look, rgba
+from clframe.report.scene import Bar, Scene, Stage, stages
+from clframe.report.style import FAINT, INK, LOST, Look, rgba
 
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
 HOVER = "%{y:.1f} % after %{x:.0f} updates"
@@ -147,17 +147,19 @@ def _bar_hover(bar: Bar) -> str:
 
 
 def mark_switches(figure: go.Figure, places: Iterable[tuple[int, int]], scene: Scene) -> None:
-    """A dashed vertical at every switch, and above each experience its number."""
-    edges = scene.axis.edges
+    """A dashed vertical at every switch, and above it what is learned or forgotten then."""
     shapes, notes = list(figure.layout.shapes), list(figure.layout.annotations)
     for at in places:
         x, y = axis_names(figure, at)
         shapes += [vertical(x, y, where, FAINT) for _, where in scene.axis.switches]
-        notes += [
-            {"x": (begin + end) / 2, "y": 1, "xref": x, "yref": f"{y} domain", "text": str(k)}
-            | {"showarrow": False, "yanchor": "bottom", "font": {"size": 10, "color": "#6B7280"}}
-            for k, begin, end in zip(scene.axis.positions, edges[:-1], edges[1:], strict=True)
-        ]
+        for stage in stages(scene):
+            color = LOST if stage.forgets else "#6B7280"
+            if stage.forgets:
+                shapes += [vertical(x, y, stage.begin, LOST), _span(x, y, stage)]
+            notes.append(
+                {"x": stage.middle, "y": 1, "xref": x, "yref": f"{y} domain", "text": stage.name}
+                | {"showarrow": False, "yanchor": "bottom", "font": {"size": 10, "color": color}}
+            )
     figure.update_layout(shapes=shapes, annotations=notes)
 
 
@@ -165,6 +167,12 @@ def vertical(x: str, y: str, where: float, color: str) -> dict[str, Any]:
     line = {"color": color, "width": 1, "dash": "dash"}
     ends = {"x0": where, "x1": where, "y0": 0, "y1": 1}
     return {"type": "line", "xref": x, "yref": f"{y} domain", "line": line, "layer": "below"} | ends
+
+
+def _span(x: str, y: str, stage: Stage) -> dict[str, Any]:
+    ends = {"x0": stage.begin, "x1": stage.end, "y0": 0, "y1": 1}
+    look = {"fillcolor": rgba(LOST, 0.13), "line": {"width": 0}, "layer": "below"}
+    return {"type": "rect", "xref": x, "yref": f"{y} domain"} | ends | look
 
 
 def axis_names(figure: go.Figure, at: tuple[int, int]) -> tuple[str, str]:

@@ -18,6 +18,7 @@ PALETTE = (
 )  # fmt: skip
 REFERENCE = "#6B7280"
 INK, FAINT = "#1F2937", "#9CA3AF"
+LOST = "#B91C1C"  # forget requests
 DASHES = ("solid", "dash", "dot", "dashdot")  # plotly's names
 MATPLOTLIB_DASH = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")

@@ -159,12 +159,13 @@ def by_classes(
     return Streams(samples, kind, tuple(order), names, images.mean, images.std)
 
 
-def by_views(images: Images, views: Sequence[View], draw: Draw) -> Streams:
-    """One experience per view: the same samples, changed by it; domain-incremental.
+def by_views(images: Images, views: Sequence[View], draw: Draw, setting: str = "domain") -> Streams:
+    """One experience per view: the same samples, changed by it; setting "domain" or "task".
 
     A view maps uint8 images [n, C, H, W] to others of the same kind. A changed image is a sample of
     its own, so the uids of each view follow those of the view before.
     """
+    kind = cast("Setting", one_of("setting", setting, ("domain", "task")))
     order = tuple(range(images.num_classes))
     total = len(images.train_y) + len(images.test_y)
     label = _table(order)
@@ -172,7 +173,7 @@ def by_views(images: Images, views: Sequence[View], draw: Draw) -> Streams:
     for name, x, y, rows, first in _sides(images, draw):
         plain = _samples(x, y, rows, label, 0, first)
         samples[name] = [_seen_through(plain, view, v * total) for v, view in enumerate(views)]
-    return Streams(samples, "domain", order, images.class_names, images.mean, images.std)
+    return Streams(samples, kind, order, images.class_names, images.mean, images.std)
 
 
 def _sides(images: Images, draw: Draw) -> Iterator[tuple[str, Tensor, Tensor, Tensor, int]]:

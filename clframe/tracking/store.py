@@ -50,6 +50,7 @@ class RunRecord(BaseModel):
     readouts: list[str] = []
     metrics: dict[str, float | None] = {}
     cost: dict[str, Any] = {}
+    spent: list[dict[str, Any]] = []  # updates, samples and seconds of each experience
     eval: dict[str, Any] = {}
     counting: dict[str, Any] = {}
     error: str | None = None
@@ -152,6 +153,10 @@ class RunStore:
         if status != "running":
             return status
         return "running" if is_alive(self.heartbeat_path) else "interrupted"
+
+    def before_path(self, position: int) -> Path:
+        """The state as it was before the forget request at `position` of the stream."""
+        return self.folder / f"before-{position}.ckpt"
 
     def heartbeat(self, every: float = 5.0) -> AbstractContextManager[None]:
         """Show that the run is alive for as long as the block lasts."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -17,16 +18,20 @@ from torch import Tensor, nn
 from clframe.core import dist
 from clframe.core.augment import CropFlip
 from clframe.core.buffer import ReplayBuffer
-from clframe.core.experience import Batch, Experience, Samples, Stream
+from clframe.core.experience import Batch, Experience, Samples, Setting, Stream
 from clframe.core.memory import Memory
 from clframe.core.net import Net
 from clframe.core.rng import clock, generator
 from clframe.core.strategy import Strategy, StreamInfo, Wrapper
+from clframe.data.loader import ForgetLoader
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (3, 8, 8)
 CAPACITY = 10
-SMALL: dict[str, dict[str, Any]] = {"sharp": {"phase_epochs": 1}}  # so that phases are met with
+SMALL: dict[str, dict[str, Any]] = {
+    "sharp": {"phase_epochs": 1},  # so that phases are met with
+    "uncle": {"widths": [16, 16], "chunks": 4, "burn_in_start": 30},
+}
 
 
 def load(path: Path) -> type[Strategy]:
@@ -58,8 +63,10 @@ def make(name: str, **options: Any) -> Strategy:
     return cls(*inner, **options)
 
 
-def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> Stream:
-    """Class-incremental uint8 images: each class is bright where its number says."""
+def tiny_stream(
+    *, experiences: int = 3, width: int = 2, per_class: int = 9, setting: Setting = "class"
+) -> Stream:
+    """Class- or task-incremental uint8 images: each class is bright where its number says."""
     g = generator(0, "tiny stream")
 
     def split(classes: range, n: int, first: int) -> Samples:
@@ -68,7 +75,8 @@ def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> 
         x.view(len(y), -1)[torch.arange(len(y)), y * 17] += 150
         x[torch.arange(len(y)), y % 3, y % 8] += 40
         uid = torch.arange(first, first + len(y))
-        return Samples(x.to(torch.uint8), y, torch.zeros_like(y), uid)
+        task = classes.start // width if setting == "task" else 0
+        return Samples(x.to(torch.uint8), y, torch.full_like(y, task), uid)
 
     made = []
     for e in range(experiences):
@@ -76,17 +84,38 @@ def tiny_stream(*, experiences: int = 3, width: int = 2, per_class: int = 9) -> 
         train = split(classes, per_class, 1000 * e)
         test = split(classes, 2, 10**6 + 1000 * e)
         uids = tuple(train.uid.tolist())
-        made.append(Experience(e, "learn", (0,), tuple(classes), train, test, e, (), uids))
+        task = tuple(train.task.unique().tolist())
+        made.append(Experience(e, "learn", task, tuple(classes), train, test, e, (), uids))
     count = experiences * width
-    return Stream("tiny", tuple(made), count, "class", tuple(range(count)))
+    return Stream("tiny", tuple(made), count, setting, tuple(range(count)))
+
+
+def stream_for(name: str) -> Stream:
+    """The usual stream in a setting that the strategy works in."""
+    base = load(FILES[name.rpartition("+")[2]])
+    return tiny_stream(setting=cast(Setting, base.usual_setting or "class"))
+
+
+def with_request(stream: Stream) -> Stream:
+    """`stream` with a request, after its second experience, to forget the first one's samples."""
+    first, second, *rest = stream.experiences
+    uids, train = first.uids, first.train
+    nothing = Samples(*train.take(torch.empty(0, dtype=torch.long)))
+    request = Experience(
+        *(2, "forget", first.tasks, first.classes, train, nothing, 0),
+        *((0,), uids, (1,) * len(uids), first.classes),
+    )
+    later = [dataclasses.replace(e, index=e.index + 1) for e in rest]
+    return dataclasses.replace(stream, experiences=(first, second, request, *later))
 
 
 NETS = ["plain", "norm", "growing", "frozen"]
 SPECIAL = {
     "ilora": ["vit", "growing vit"],  # it adapts transformers, and freezes them itself
+    "uncle": ["plain", "norm", "growing"],  # it writes all weights itself: none are frozen
     "sharp": ["chain"],  # it rewires a chain of two or more layers, with neither norm nor dropout
 }
-STEPPED = {"sharp"}  # its codes turn a rounding into a step
+STEPPED = {"sharp", "uncle"}  # codes turn a rounding into a step, and so does Adam
 
 
 def nets_of(name: str) -> list[str]:
@@ -140,6 +169,8 @@ class Loop:
         self.strategy = build()
         info = StreamInfo(stream.num_classes, len(stream), stream.setting, stream.shape)
         self.strategy.attach(tiny_net(net, stream.num_classes), info)
+        for exp in stream:  # as a run does, to know its length
+            self.strategy.budget(exp)
         if double:
             self.strategy.double()
         self.at = self.local = self.iteration = 0
@@ -151,13 +182,30 @@ class Loop:
         self.strategy.train()
         while self.at < len(self.stream):
             exp = self.stream.experiences[self.at]
-            if exp.kind == "forget":
-                clock.set(self.seed, self.iteration, "begin")
-                self.strategy.forget(exp)
-            elif not self._learn(exp, stop):
+            if not (self._forget if exp.kind == "forget" else self._learn)(exp, stop):
                 return self
             self.at, self.local, self.optimizer = self.at + 1, 0, None
         return self
+
+    def _forget(self, exp: Experience, stop: int | None) -> bool:
+        steps = self.strategy.budget(exp) or 0
+        samples = self._data(exp) if steps else exp.train
+        if self.optimizer is None:
+            self.optimizer = self._optimizer(exp)
+            clock.set(self.seed, self.iteration, "begin")
+            self.strategy.forget(exp)
+        loader = ForgetLoader(
+            samples, self.size, steps, seed=self.seed, key=exp.origin, batch=self.local
+        )
+        for block in loader:
+            for batch in block:
+                if self.iteration == stop:
+                    return False
+                self.iteration += 1
+                self.local += 1
+                clock.set(self.seed, self.iteration)
+                self._step(self.strategy.forget_loss(exp, batch), None)
+        return True
 
     def _learn(self, exp: Experience, stop: int | None) -> bool:
         fresh = self.optimizer is None
@@ -192,7 +240,10 @@ class Loop:
         self.strategy.prepare(exp)
 
     def _data(self, exp: Experience) -> Samples:
-        past = [e for e in self.stream.learned if e.index < exp.index]
+        gone = [
+            u for e in self.stream if e.kind == "forget" and e.index <= exp.index for u in e.uids
+        ]
+        past = [without(e, gone) for e in self.stream.learned if e.index < exp.index]
         return self.strategy.data(exp, past) or exp.train
 
     def _optimizer(self, exp: Experience) -> torch.optim.Optimizer:
@@ -212,7 +263,7 @@ class Loop:
         self.strategy.after_batch(batch)
         self.watch(self.strategy)
 
-    def _step(self, terms: dict[str, Tensor], batch: Batch) -> None:
+    def _step(self, terms: dict[str, Tensor], batch: Batch | None) -> None:
         assert self.optimizer is not None
         self.terms.append({k: v.item() for k, v in terms.items()})
         if not terms:  # no update
@@ -222,7 +273,8 @@ class Loop:
         dist.average_gradients(p.grad for p in self.strategy.parameters() if p.grad is not None)
         self.strategy.after_backward()
         self.optimizer.step()
-        self.strategy.after_step(batch)
+        if batch is not None:
+            self.strategy.after_step(batch)
 
     def checkpoint(self) -> bytes:
         """What a resume needs, as the bytes of a file."""
@@ -246,6 +298,12 @@ class Loop:
         return self
 
 
+def without(exp: Experience, gone: Sequence[int]) -> Experience:
+    """`exp` as it is once the samples `gone` have been withdrawn."""
+    keep = ~torch.isin(exp.train.uid, torch.tensor(gone, dtype=torch.long))
+    return dataclasses.replace(exp, train=Samples(*exp.train.take(keep.nonzero().flatten())))
+
+
 def memories(strategy: Strategy) -> list[Memory]:
     """Whatever a strategy holds samples in."""
     return [m for m in strategy.modules() if isinstance(m, Memory)]
@@ -258,8 +316,9 @@ def buffers(strategy: Strategy) -> list[ReplayBuffer]:
 
 def on_ranks(name: str) -> Loop:
     """The run that ranks must agree on; in double precision where a rounding may become a step."""
-    net = SPECIAL.get(name, ["bare"])[0]
-    return Loop(lambda: make(name), tiny_stream(), net=net, double=name in STEPPED).run()
+    net = nets_of(name)[0].replace("plain", "bare")
+    stream = with_request(stream_for(name))
+    return Loop(lambda: make(name), stream, net=net, double=name in STEPPED).run()
 
 
 def train_on_ranks(rank: int, world: int, folder: str, names: list[str]) -> None:

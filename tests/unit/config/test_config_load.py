@@ -81,8 +81,13 @@ def test_nothing_is_imported(project: Path) -> None:
             'eval.diagnostics[0] = "drift": expected one of feature_drift',
         ),
         ("requests=L0 G1", "'G1' is no request"),
-        ("requests=3", "expected text such as"),
+        ("requests=3", 'expected text or a list. Write "L0 L1 U0"'),
         ("requests=[]", "expected at least one request"),
+        ("requests=uncle_ten", "'uncle_ten' is no sequence in conf/requests.yaml. Did you mean"),
+        ("requests=[L0, 7]", "requests[1] = 7"),
+        ("requests=[{forget: {file: none.txt}}]", "'none.txt' is no file"),
+        ("requests=[{learn: 0, forget: {tasks: [0]}}]", "expected either learn or forget"),
+        ("requests=[{forget: {task: [0]}}]", "unknown key. Did you mean 'forget.tasks'?"),
         ("requests=[{lern: 0}]", "requests[0].lern = 0: unknown key. Did you mean 'learn'?"),
         ("requests=[{learn: 0, data: true}]", "data belongs to a forget request"),
         ("requests=[{forget: {tasks: []}}]", "expected exactly one non-empty list"),
@@ -281,4 +286,4 @@ def test_the_set_of_keys_changes_knowingly() -> None:
     top = [k for k in keys() if "." not in k]
     assert top == list(RunConfig.model_fields)
     assert {"optim.lr", "eval.rho", "net.args", "track.uri", "requests"} <= set(keys())
-    assert len(top) == 23
+    assert len(top) == 25, top

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from clframe.config.requests import never_forgotten, never_learned, read_requests
 from clframe.core.experience import Experience, Samples, Stream
-from clframe.data.stream import splice
-from clframe.errors import ConfigError
+from clframe.data import stream as spliced_stream
+from clframe.errors import ClframeError, ConfigError
+
+
+def splice(stream: Stream, requests: Any) -> Stream:
+    return spliced_stream.splice(stream, read_requests(requests))
 
 
 def samples(y: list[int], task: int, first: int) -> Samples:
@@ -50,12 +57,12 @@ def test_learn_requests_choose_and_order_experiences(stream: Stream) -> None:
     "requests",
     [
         "L0 L1 F0 L2",
-        ["L0", "L1", "F0", "L2"],
+        ["L0", "L1", "U0", "L2"],
         [{"learn": 0}, {"learn": 1}, {"forget": {"tasks": [0]}}, {"learn": 2}],
         [
             {"learn": 0, "forget": None, "data": False},
             {"learn": 1},
-            {"learn": None, "forget": {"tasks": 0, "classes": None}, "data": False},
+            {"learn": None, "forget": {"tasks": [0], "classes": None}, "data": False},
             {"learn": 2},
         ],
         [{"learn": 0}, {"learn": 1}, {"forget": {"classes": [1, 0]}}, {"learn": 2}],
@@ -174,10 +181,6 @@ def test_a_class_that_was_forgotten_may_come_and_be_forgotten_again(returning: S
 @pytest.mark.parametrize(
     ("requests", "says"),
     [
-        ("", ["nothing to do", "L0 L1 F0"]),
-        ([], ["nothing to do"]),
-        ("L0 U0", ["requests[1]='U0'", "L or F"]),
-        ("L0 L", ["requests[1]='L'"]),
         ("L3", ["experience 3", "has 0, 1, 2", "Did you mean 2?"]),
         ("L0 L0", ["experience 0 was learned before", "Still to learn: 1, 2"]),
         ("L0 L1 L2 L1", ["All have been learned"]),
@@ -186,21 +189,6 @@ def test_a_class_that_was_forgotten_may_come_and_be_forgotten_again(returning: S
         ("L0 L1 F0 F0", ["tasks 0 was forgotten before", "Did you mean 1?"]),
         (["L0", {"forget": {"classes": [5]}}], ["classes 5 has not", "there: 0, 1", "mean 1?"]),
         (["L0", {"forget": {"uids": [0, 9]}}], ["uids 9 has not", "0, 1, 2, 3"]),
-        ([7], ["requests[0]=7", "expected a request"]),
-        ([{"lern": 0}], ["requests[0].lern is not a key", "Did you mean 'learn'?"]),
-        ([{"learn": "0"}], ["requests[0].learn='0'", "a number from 0 on"]),
-        ([{"learn": -1}], ["requests[0].learn=-1", "a number from 0 on"]),
-        ([{"learn": True}], ["requests[0].learn=True"]),
-        ([{"learn": 0, "data": True}], ["expected learn, or forget with data"]),
-        ([{"learn": 0, "forget": {"tasks": [0]}}], ["expected learn, or forget with data"]),
-        ([{"data": True}], ["expected learn, or forget with data"]),
-        (["L0", {"forget": {"tasks": [0]}, "data": 1}], ["expected learn, or forget with data"]),
-        (["L0", {"forget": [0]}], ["requests[1].forget=[0]", "expected tasks, classes or uids"]),
-        (["L0", {"forget": {"task": [0]}}], ["forget.task is not a key", "Did you mean 'tasks'?"]),
-        (["L0", {"forget": {}}], ["expected one of tasks, classes, uids"]),
-        (["L0", {"forget": {"tasks": [0], "uids": [0]}}], ["expected one of tasks, classes, uids"]),
-        (["L0", {"forget": {"tasks": []}}], ["names nothing to forget"]),
-        (["L0", {"forget": {"tasks": [0.5]}}], ["forget.tasks=0.5"]),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_answered_with_what_would_work(
@@ -225,3 +213,81 @@ def test_classes_of_which_nothing_is_left_are_named(stream: Stream, returning: S
     every = [u for e in returning.experiences[:3] for u in e.train.uid.tolist()]
     assert last.times == tuple(every.count(u) for u in last.uids) and max(last.times) > 1
     assert set(last.emptied) == set(last.classes) - held
+
+
+def test_what_was_forgotten_may_be_learned_again(stream: Stream) -> None:
+    spliced = splice(stream, "L0 L1 U0 L0 U0 L2")
+    assert shape(spliced)[3:5] == [("l", 3, 0), ("f", 4, 0)]
+    assert [e.forgets for e in spliced if e.kind == "forget"] == [(0,), (3,)]
+    assert spliced.experiences[3].train is stream.experiences[0].train
+    with pytest.raises(ConfigError, match="experience 0 was learned before"):
+        splice(stream, ["L0", {"forget": {"uids": [0]}}, "L0"])
+
+
+def test_samples_may_be_left_out_of_what_is_learned(stream: Stream) -> None:
+    without = [{"classes": [1]}, {"uids": [2]}]
+    first, second = splice(stream, [{"learn": 0, "without": without}, "L1"])
+    assert first.train.uid.tolist() == [0] and first.classes == (0,)
+    assert first.eval is stream.experiences[0].eval
+    assert second.train is stream.experiences[1].train
+    spliced = splice(stream, [{"learn": 0, "without": [{"tasks": [0]}]}, "L1"])
+    assert shape(spliced) == [("l", 0, 1)]
+    with pytest.raises(ConfigError, match="without anything"):
+        splice(stream, [{"learn": 0, "without": [{"tasks": [0]}]}])
+
+
+def test_published_sequences_can_be_followed(stream: Stream) -> None:
+    many = tuple(
+        replace(stream.experiences[0], index=i, origin=i, train=samples([0], 0, i))
+        for i in range(20)
+    )
+    twenty = replace(stream, experiences=many)
+    names = [
+        line.split(":")[0]
+        for line in Path("conf/requests.yaml").read_text().splitlines()
+        if line[0] == "u"
+    ]
+    counts = [len(splice(twenty, name)) for name in names]
+    assert counts == [15] * 3 + [7] * 3 + [30] * 3
+
+
+def test_a_file_of_uids(stream: Stream, tmp_path: Path) -> None:
+    file = tmp_path / "ids.csv"
+    file.write_text("# uid, why\n2, asked\n\n1\n")
+    forget = splice(stream, ["L0", {"forget": {"file": str(file)}}]).experiences[1]
+    assert forget.uids == (1, 2)
+    file.write_text("2\ntwo\n")
+    with pytest.raises(ValueError, match="line 2: 'two' is no uid"):
+        splice(stream, ["L0", {"forget": {"file": str(file)}}])
+
+
+@pytest.mark.parametrize(
+    ("requests", "retrained"),
+    [
+        ("L0 L1 U0 L2", "L1 L2"),
+        ("L0 L1 U0 L0 L2", "L1 L0 L2"),
+        ("L0 L1 L2", "L0 L1 L2"),
+        (
+            ["L0", {"forget": {"uids": [3, 1]}}, "L1", {"forget": {"classes": [2]}}],
+            [
+                {"learn": 0, "without": [{"uids": [1, 3]}, {"classes": [2]}]},
+                {"learn": 1, "without": [{"classes": [2]}]},
+            ],
+        ),
+    ],
+)
+def test_the_stream_as_if_the_forgotten_had_never_been_there(
+    stream: Stream, requests: Any, retrained: Any
+) -> None:
+    given = read_requests(requests)
+    assert given is not None
+    assert never_learned(given) == read_requests(retrained)
+    assert [r.learn for r in never_forgotten(given)] == [r.learn for r in given if not r.forget]
+    gone = {u for e in splice(stream, requests) if e.kind == "forget" for u in e.uids}
+    left = {
+        u for e in spliced_stream.splice(stream, never_learned(given)) for u in e.train.uid.tolist()
+    }
+    if requests != "L0 L1 U0 L0 L2":  # there it came again
+        assert not left & gone
+    with pytest.raises(ClframeError, match="forget everything"):
+        never_learned(read_requests("L0 U0") or [])

@@ -80,11 +80,11 @@ def test_joint_trains_on_what_is_left_once_and_on_what_comes_again(make_cell: Ma
     run = spied(make_cell("strategy=joint", *BLURRY, FORGET))
     run.all()
     stream = run.stream.experiences
-    last = run.strategy.data(stream[4], [stream[0], stream[1], stream[2]])
+    last = run.strategy.data(stream[4], run.feed._past(stream[4]))
     counts = last.y.bincount(minlength=10).tolist()
     assert counts == [16] * 9 + [0], "class 2 comes again with the last one"
     assert len(last.uid.unique()) == len(last)
-    without = run.strategy.data(stream[5], [stream[0], stream[1], stream[2]])
+    without = run.strategy.data(stream[5], run.feed._past(stream[5])[:3])
     assert without.y.bincount(minlength=10).tolist() == [16, 16, 0, 16, 16, 16, 16, 0, 0, 0]
 
 

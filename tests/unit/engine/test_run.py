@@ -218,7 +218,7 @@ def test_forgetting_that_changes_predictions_is_an_update(
             self.net.head.weight.mul_(0.9)
         return True
 
-    def forget_loss(self, exp):  # type: ignore[no-untyped-def]
+    def forget_loss(self, exp, batch):  # type: ignore[no-untyped-def]
         return {"shrink": self.net.head.weight.square().mean()}
 
     monkeypatch.setattr(Strategy, "forget", forget)

@@ -1,0 +1,87 @@
+"""Random labels: forget by learning wrong labels of what is to be forgotten (a baseline).
+
+    minimise CE(f(x), r(x)) over batches of the data that a request withdraws
+r(x) is drawn once a sample and request, evenly among the classes seen so far that are not its own;
+of a task-incremental stream, among those of the request's tasks.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from clframe.api import (
+    Batch,
+    ConfigError,
+    Experience,
+    Net,
+    Strategy,
+    StreamInfo,
+    Wrapper,
+    cross_entropy,
+    generator,
+    needs_forget_data,
+    needs_plain_net,
+    shared_rng,
+)
+
+
+class Relabel(Wrapper):
+    """Any learner; at a forget request, `steps` steps on the data handed over, wrongly labelled.
+
+    steps: of each request (50). lr: of plain SGD (0.05), with the run's batch size.
+    """
+
+    only_forgets: ClassVar[bool] = True
+    seen: Tensor
+    salt: Tensor
+
+    def __init__(self, base: Strategy, *, steps: int = 50, lr: float = 0.05) -> None:
+        super().__init__(base)
+        if steps < 1:
+            raise ConfigError(f"steps: {steps} is too few; give 1 or more.")
+        if not lr > 0:
+            raise ConfigError(f"lr: {lr} is no step; give more than 0.")
+        self.steps, self.lr = steps, lr
+
+    def attach(self, net: Net, info: StreamInfo) -> None:
+        super().attach(net, info)
+        self.register_buffer("seen", torch.zeros(info.num_classes, dtype=torch.bool))
+        self.register_buffer("salt", torch.randint(2**62, (), generator=shared_rng("relabel")))
+
+    def begin(self, exp: Experience) -> None:
+        super().begin(exp)
+        self.seen[list(exp.classes)] = True
+
+    def budget(self, exp: Experience) -> int | None:
+        if exp.kind == "learn":
+            return self.base.budget(exp)
+        needs_plain_net(self.base, "relabel")
+        needs_forget_data(exp, "relabel")
+        return self.steps
+
+    def optimizer(self, exp: Experience) -> torch.optim.Optimizer | None:
+        if exp.kind == "learn":
+            return self.base.optimizer(exp)
+        return torch.optim.SGD(self.trainable(), lr=self.lr)
+
+    def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
+        y = self.wrong(exp, batch.uid.cpu()).to(batch.y.device)
+        return {"forget": cross_entropy(self.net(self.augment(batch.x)), y)}
+
+    def wrong(self, exp: Experience, uid: Tensor) -> Tensor:
+        """The label that each sample of the request ([n] int64) is taught, [n] int64."""
+        every, order = exp.train.uid.cpu().sort()
+        truth = exp.train.y.cpu()[order]
+        allowed = self.seen.cpu()
+        if self.info.setting == "task":
+            allowed = torch.zeros_like(allowed)
+            allowed[list(exp.classes)] = True
+        others = allowed.repeat(len(every), 1)
+        others[torch.arange(len(every)), truth] = False
+        others[~others.any(1)] = True  # a single class: whatever there is
+        g = generator(int(self.salt), "relabel", exp.index)
+        labels = torch.multinomial(others.double(), 1, generator=g).flatten()
+        return labels[torch.searchsorted(every, uid)]
