@@ -1,14 +1,17 @@
 """Gradient ascent: forget by climbing the loss of what is to be forgotten (a baseline).
 
-    minimise -CE(f(x), y) over batches of the data that a request withdraws
-Nothing holds on to the rest, and the loss has no upper bound: few small steps, or the net is gone.
+    minimise -mean of CE(f(x), y) [CE < ceiling * ln C] over batches of what a request withdraws
+C is the number of classes, ln C the loss of a guess. Nothing holds on to the rest; without the
+ceiling, which the plain method does not have, the loss has no bound and soon the net no finite one.
 """
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clframe.api import (
@@ -17,7 +20,8 @@ from clframe.api import (
     Experience,
     Strategy,
     Wrapper,
-    cross_entropy,
+    global_size,
+    mean_of,
     needs_forget_data,
     needs_plain_net,
 )
@@ -27,17 +31,22 @@ class Ascent(Wrapper):
     """Any learner; at a forget request, `steps` steps up the loss of the data handed over.
 
     steps: of each request (20). lr: of plain SGD (0.01), with the run's batch size.
+    ceiling: where a sample climbs no further, in units of ln C (2); null is nowhere.
     """
 
     only_forgets: ClassVar[bool] = True
 
-    def __init__(self, base: Strategy, *, steps: int = 20, lr: float = 0.01) -> None:
+    def __init__(
+        self, base: Strategy, *, steps: int = 20, lr: float = 0.01, ceiling: float | None = 2.0
+    ) -> None:
         super().__init__(base)
         if steps < 1:
             raise ConfigError(f"steps: {steps} is too few; give 1 or more.")
         if not lr > 0:
             raise ConfigError(f"lr: {lr} is no step; give more than 0.")
-        self.steps, self.lr = steps, lr
+        if ceiling is not None and not ceiling > 0:
+            raise ConfigError(f"ceiling: {ceiling} is no loss; give more than 0, or null.")
+        self.steps, self.lr, self.ceiling = steps, lr, ceiling
 
     def budget(self, exp: Experience) -> int | None:
         if exp.kind == "learn":
@@ -52,4 +61,7 @@ class Ascent(Wrapper):
         return torch.optim.SGD(self.trainable(), lr=self.lr)
 
     def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
-        return {"forget": -cross_entropy(self.net(self.augment(batch.x)), batch.y)}
+        loss = F.cross_entropy(self.net(self.augment(batch.x)), batch.y, reduction="none")
+        if self.ceiling is not None:
+            loss = loss.where(loss < self.ceiling * math.log(self.info.num_classes), 0.0)
+        return {"forget": -mean_of(loss, global_size(batch.y))}

@@ -27,6 +27,7 @@ from clframe.api import (
     GeneratedNet,
     Hypernet,
     Net,
+    Samples,
     Strategy,
     StreamInfo,
     TaskHypernet,
@@ -229,12 +230,14 @@ class Uncle(Strategy):
         self.target.forget()
         self.status[exp.tasks[0]], self.learning = "held", None
 
+    def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
+        return None if exp.kind == "learn" else exp.eval  # which is empty: no data is read
+
     def budget(self, exp: Experience) -> int | None:
         self._note(exp)
         if exp.kind == "learn" or self.unlearn == "discard":
             return None
-        u = sum(position < exp.index for position in self._requests)
-        return burn_in(self.burn_in_start, u, self.burn_in)
+        return burn_in(self.burn_in_start, sum(p < exp.index for p in self._requests), self.burn_in)
 
     def _note(self, exp: Experience) -> None:
         """Remember what is where in the stream. Raises ConfigError for half a task to forget."""
@@ -244,15 +247,14 @@ class Uncle(Strategy):
         whole = {self._task_at.get(position) for position in exp.forgets}
         if not set(exp.tasks) <= whole:
             raise ConfigError(
-                f"requests[{exp.index}]: withdraws a part of tasks among {list(exp.tasks)}, and "
-                "uncle forgets whole tasks; name them: {forget: {tasks: [...]}}."
+                f"requests[{exp.index}]: withdraws parts of tasks {list(exp.tasks)}, and uncle "
+                "forgets whole ones; write {forget: {tasks: [...]}}."
             )
         self._requests.add(exp.index)
 
     @torch.no_grad()
     def forget(self, exp: Experience) -> bool:
         for number in exp.tasks:
-            assert self.status[number] == "held", f"task {number} is {self.status[number]}"
             self.norms[str(number)].copy_(self.target.statistics())  # of nothing
             self.status[number] = "forgotten"
             if self.unlearn == "discard":

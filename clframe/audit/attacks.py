@@ -193,9 +193,12 @@ def informative(before: Attack) -> bool:
     return before.signal is not None and before.signal >= LEAST_SIGNAL - _ROUNDING
 
 
-def run_attacks(given: Sets, *, seed: int) -> dict[str, Attack]:
+def run_attacks(given: Sets, *, seed: int, per_task: int = PER_TASK) -> dict[str, Attack]:
     """All attacks on the outputs of one model: svc_<feature>, entropy and loss."""
-    svc = {f"svc_{name}": attack for name, attack in svc_attack(given, seed=seed).items()}
+    svc = {
+        f"svc_{name}": attack
+        for name, attack in svc_attack(given, seed=seed, per_task=per_task).items()
+    }
     loss = loss_attack(given.forget_train, given.forget_test)
     return {**svc, "entropy": entropy_attack(given), "loss": loss}
 

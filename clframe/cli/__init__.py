@@ -19,6 +19,7 @@ VERBS = {
     "check": "train one, kill and resume it, and compare bit for bit",
     "run": "one run: clframe run strategy=replay scenario=split_digits [key=value ...]",
     "grid": "many runs: clframe grid conf/grid/quickstart.yaml [key=value ...]",
+    "audit": "judge what a grid's runs were told to forget, by models that never saw it",
     "report": "figures and tables of a grid",
     "ui": "open MLflow on the runs",
 }
@@ -98,8 +99,10 @@ def _parser() -> Parser:
     check.add_argument("words", nargs="*", metavar="key=value")
     verb("run", _run, runs=True).add_argument("words", nargs="*", metavar="key=value")
     _grid_words(verb("grid", _grid, runs=True))
-    report = verb("report", _report, runs=True)
-    report.add_argument("grid", help="a grid's name, or its folder")
+    audit, report = verb("audit", _audit, runs=True), verb("report", _report, runs=True)
+    for about in (audit, report):
+        about.add_argument("grid", help="a grid's name, or its folder")
+    audit.add_argument("--workers", type=int, default=1, metavar="N", help="runs at once (1)")
     report.add_argument("--baseline", metavar="STRATEGY", help="what the others are compared to")
     ui = verb("ui", _ui, runs=True)
     ui.add_argument("words", nargs="*", metavar="key=value")
@@ -171,7 +174,25 @@ def _grid(arguments: argparse.Namespace) -> int:
     from clframe.grid.runner import run_grid
 
     runs = runs_folder(arguments)
-    return run_grid(spec, runs, arguments.workers, dry_run=arguments.dry_run)
+    code = run_grid(spec, runs, arguments.workers, dry_run=arguments.dry_run)
+    if spec.audit is None or arguments.dry_run or code not in (0, 1):
+        return code
+    return _judge(runs / spec.name, arguments.workers) or code
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from clframe.cli.show import grid_folder
+
+    return _judge(grid_folder(arguments.grid, runs_folder(arguments)), arguments.workers)
+
+
+def _judge(folder: Path, workers: int) -> int:
+    """Audit a grid; the last line is its folder."""
+    from clframe.audit.run import audit
+
+    code = audit(folder, workers)
+    print(folder)
+    return code
 
 
 def _grid_file(given: Path) -> Path:

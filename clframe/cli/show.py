@@ -24,12 +24,17 @@ HOST, PORT = "127.0.0.1", 5000
 CURVES = ("acc/exp_00", "min_acc", "wc_acc")
 
 
+def grid_folder(name: str, runs: Path) -> Path:
+    """A grid's folder, given as such or by the grid's name."""
+    return Path(name) if Path(name).is_dir() else runs / name
+
+
 def report(name: str, runs: Path, baseline: str | None) -> int:
     """Write the report of a grid and show it in MLflow; the last line is the page's path."""
     from clframe.report import build, by_column
     from clframe.tracking.mlflow import upload_report
 
-    folder = Path(name) if Path(name).is_dir() else runs / name
+    folder = grid_folder(name, runs)
     target = _target(folder, runs) if folder.is_dir() else None
     links = _links(target, folder) if target else {}
     made = build(folder, baseline=baseline, links=links)

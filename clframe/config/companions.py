@@ -16,9 +16,11 @@ class Audit(Part):
     """What `audit` of a grid file may say; `audit: {}` takes all of it as it is.
 
     relearn_steps: updates that a model has to learn again what it forgot. recovery: images per
-    class of the recovery curve. attack_samples: of each experience, for the attack with an SVC.
+    class of the recovery curve. samples: of each experience and split that models are asked about;
+    attack_samples: those of them that an SVC is fitted to.
     """
 
+    samples: Some = 1000
     relearn_steps: Some = 100
     recovery: list[Some] = [1, 5, 10, 50]
     attack_samples: Some = 500

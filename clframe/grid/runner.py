@@ -58,15 +58,7 @@ def run_grid(
     """
     console = console or Console()
     folder = runs / spec.name
-    cells = plan(spec.cells(), folder)
-    if any(outside(c.cfg) for c in cells):
-        raise ConfigError(
-            "a grid starts the ranks of its cells itself, on one machine: start it without "
-            "torchrun or srun; for num_nodes above 1, use `clframe run` for each cell."
-        )
-    notes = [f"note: {n}" for n in spec.notices]
-    for line in [*table(cells, spec.axes, spec.included_keys()), *notes, total(cells)]:
-        say(console, line)
+    cells = _announced(spec, folder, console)
     if dry_run:
         say(console, str(folder))
         return 0
@@ -90,6 +82,24 @@ def run_grid(
         say(console, "interrupted; the same command goes on from here")
     say(console, str(folder))
     return code or int(any(c.intent != "done" for c in left))
+
+
+def _announced(spec: GridSpec, folder: Path, console: Console) -> list[Planned]:
+    """What is to be done about each cell and each run beside them, shown before it begins."""
+    own, companions = spec.cells(), spec.companions()
+    cells = plan([*own, *companions], folder)
+    if any(outside(c.cfg) for c in cells):
+        raise ConfigError(
+            "a grid starts the ranks of its cells itself, on one machine: start it without "
+            "torchrun or srun; for num_nodes above 1, use `clframe run` for each cell."
+        )
+    notes = [f"note: {n}" for n in spec.notices]
+    if companions:
+        notes.append(f"note: {len(companions)} more runs for the audit: retrained, and never asked")
+    shown = table(cells[: len(own)], spec.axes, spec.included_keys())
+    for line in [*shown, *notes, total(cells)]:
+        say(console, line)
+    return cells
 
 
 def run_one(

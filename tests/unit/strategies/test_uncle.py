@@ -523,7 +523,7 @@ def test_it_wants_whole_tasks() -> None:
     story = Story("L0 L1", steps=1)
     empty = story.stream[0].train
     some = Experience(2, "forget", (0, 1), (1, 5), empty, empty, 0, (0,), (1, 2))
-    with pytest.raises(ConfigError, match=r"requests\[2\].*whole tasks"):
+    with pytest.raises(ConfigError, match=r"requests\[2\].*whole ones"):
         story.uncle.budget(some)
 
 
