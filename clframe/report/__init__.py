@@ -26,6 +26,7 @@ from clframe.report.tables import (
     settings_table,
     warnings_of,
 )
+from clframe.report.unlearning import requests_table, unlearning_table, unlearning_views
 from clframe.report.values import Values, cell_values
 from clframe.report.write import by_column, write_csv, write_json, write_markdown
 
@@ -114,6 +115,8 @@ def _tables(study: _Study) -> dict[str, Table]:
         "metrics": metrics_table(groups, values),
         "paired": paired_table(groups, values, study.baseline),
         "aggregate": aggregate_table(groups, values, study.baseline),
+        "unlearning": unlearning_table(groups),
+        "requests": requests_table(groups),
         "cost": cost_table(groups),
         "seeds": seeds_table(groups, values),
         "cells": cells_table(study.grid, study.naming),
@@ -128,6 +131,7 @@ def _views(study: _Study, tables: Mapping[str, Table]) -> dict[str, list[views.V
         paired = views.paired_view(tables["paired"], benchmark)
         shown[benchmark] = views.metric_views(tables["metrics"], benchmark)
         shown[benchmark] += [paired] if paired else []
+        shown[benchmark] += unlearning_views(tables["unlearning"], tables["requests"], benchmark)
     over = views.aggregate_view(tables["aggregate"], study.baseline)
     shown["Over all benchmarks"] = [over] if over else []
     shown["Cost"] = [views.cost_view(tables["cost"])]

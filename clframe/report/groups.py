@@ -10,7 +10,15 @@ from typing import Any
 from clframe.report.load import Cell
 
 NAMED = ("strategy", "scenario", "seed")
-SILENT = ("devices", "accelerator", "checkpoint", "tune", "track", "data")  # not in a cell's id
+SILENT = (
+    "devices",
+    "accelerator",
+    "checkpoint",
+    "tune",
+    "track",
+    "data",
+    "copies",
+)  # not in a cell's id
 ABSENT = "default"
 OPEN = ("options", "net")  # parts where an absent key is the plug-in's default
 Variant = tuple[tuple[str, str], ...]

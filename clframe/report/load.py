@@ -131,7 +131,13 @@ def load_grid(folder: Path) -> Grid:
     """
     _check_folder(folder)
     found = {p.name: load_cell(p) for p in _cell_folders(folder)}
-    planned, warnings = _planned(folder / "grid.yaml")
+    planned, beside, warnings = _planned(folder / "grid.yaml")
+    warnings += [
+        f"a run that the audit needs is {found[i].state}: {i}"
+        for i in sorted(beside & set(found))
+        if found[i].state != "done"
+    ]
+    found = {i: cell for i, cell in found.items() if i not in beside}
     cells = [
         found.get(id_) or Cell(id_, folder / id_, "missing", "never started", config)
         for id_, config in planned.items()
@@ -205,12 +211,17 @@ def _config_or_name(folder: Path) -> dict[str, Any]:
         return {"scenario": scenario, "strategy": rest.rsplit("-", 2)[0] or "?"}
 
 
-def _planned(path: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The id and configuration of every cell that a grid file asks for, in its order."""
+def _planned(path: Path) -> tuple[dict[str, dict[str, Any]], set[str], list[str]]:
+    """The id and configuration of every cell that a grid file asks for, in its order.
+
+    Second: the ids of the runs that an audit needs beside them, which are no methods.
+    """
     if not path.is_file():
-        return {}, []
+        return {}, set(), []
     try:
-        cells = expand(path).cells()
+        spec = expand(path)
+        cells, beside = spec.cells(), {run_id(cfg) for cfg in spec.companions()}
     except ClframeError as e:
-        return {}, [f"cells that never started are not listed: grid.yaml cannot be read here ({e})"]
-    return {run_id(cell): resolved(cell).model_dump() for cell in cells}, []
+        said = f"cells that never started are not listed: grid.yaml cannot be read here ({e})"
+        return {}, set(), [said]
+    return {run_id(cell): resolved(cell).model_dump() for cell in cells}, beside, []
