@@ -4,9 +4,9 @@
     python benchmarks/parity.py runs/online_fmnist   the same, after taking a grid's results over
 
 Columns of the CSV: strategy, scenario and `cells` (settings) pick cells of conf/grid/<grid>.yaml;
-`metric` is the key of metrics.json that the published figure is to be compared with; published,
-spread, runs and certainty are the source's; ours, half (95% t interval) and n are means
-over finished cells in percent, empty where the data or the compute was missing.
+`metric` is the key of metrics.json (a/b: b within a) that the published figure is to be compared
+with; published, spread, runs and certainty are the source's; ours, half (95% t interval) and n are
+means over finished cells in percent, empty where the data or the compute was missing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def measure(row: Row, folder: Path) -> None:
     for cell in cells(row):
         path = folder / run_id(cell) / "metrics.json"
         if path.is_file():
-            values.append(100 * json.loads(path.read_text())[row["metric"]])
+            found = json.loads(path.read_text())
+            values.append(100 * look_up(found, row["metric"].replace("/", ".")))
     interval = mean_interval(values)
     if interval is not None:
         half = "" if interval.half is None else f"{interval.half:.2f}"

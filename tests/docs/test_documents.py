@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,10 +86,18 @@ def test_every_clframe_verb_in_the_prose_exists() -> None:
 
 
 def test_the_grid_example(home: Path) -> None:
-    (example,) = blocks("yaml")
+    example, _ = blocks("yaml")
     (home / "example.yaml").write_text(example)
     out = clframe(["grid", "example.yaml", "--dry-run"], home)
     assert "7 cells" in out
+
+
+def test_the_requests_example(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example = blocks("yaml")
+    (home / "example.yaml").write_text(example)
+    words = "strategy=replay scenario=split_digits epochs=1 options.split_digits.val_share=0.1"
+    requests = yaml.safe_load(example)["requests"]
+    clframe(["run", *words.split(), f"requests={json.dumps(requests)}"], home)
 
 
 def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
