@@ -1,13 +1,14 @@
 """Gradient ascent: forget by climbing the loss of what is to be forgotten (a baseline).
 
     minimise -mean of CE(f(x), y) [CE < ceiling * ln C] over batches of what a request withdraws
-C is the number of classes, ln C the loss of a guess. Nothing holds on to the rest; without the
-ceiling, which the plain method does not have, the loss has no bound and soon the net no finite one.
+C is the number of classes, ln C the loss of a guess; f is in eval mode. Nothing holds on to the
+rest; without the ceiling, which the plain method does not have, the loss has no bound.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -18,8 +19,10 @@ from clframe.api import (
     Batch,
     ConfigError,
     Experience,
+    Samples,
     Strategy,
     Wrapper,
+    evaluating,
     global_size,
     mean_of,
     needs_forget_data,
@@ -51,9 +54,12 @@ class Ascent(Wrapper):
     def budget(self, exp: Experience) -> int | None:
         if exp.kind == "learn":
             return self.base.budget(exp)
-        needs_plain_net(self.base, "ascent")
+        needs_plain_net(self.base, exp, "ascent")
         needs_forget_data(exp, "ascent")
         return self.steps
+
+    def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
+        return self.base.data(exp, past) if exp.kind == "learn" else exp.train
 
     def optimizer(self, exp: Experience) -> torch.optim.Optimizer | None:
         if exp.kind == "learn":
@@ -61,7 +67,9 @@ class Ascent(Wrapper):
         return torch.optim.SGD(self.trainable(), lr=self.lr)
 
     def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
-        loss = F.cross_entropy(self.net(self.augment(batch.x)), batch.y, reduction="none")
+        x = self.augment(batch.x)
+        with evaluating(self.net):  # or batch norm would learn what is to be forgotten
+            loss = F.cross_entropy(self.net(x), batch.y, reduction="none")
         if self.ceiling is not None:
             loss = loss.where(loss < self.ceiling * math.log(self.info.num_classes), 0.0)
         return {"forget": -mean_of(loss, global_size(batch.y))}

@@ -35,4 +35,6 @@ class Joint(Strategy):
         self.net.grow([*seen, *exp.classes])
 
     def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
+        if exp.kind == "forget":
+            return None
         return Samples.cat([*(e.train for e in past), exp.train]).once()

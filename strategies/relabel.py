@@ -1,12 +1,13 @@
 """Random labels: forget by learning wrong labels of what is to be forgotten (a baseline).
 
     minimise CE(f(x), r(x)) over batches of the data that a request withdraws
-r(x) is drawn once a sample and request, evenly among the classes seen so far that are not its own;
-of a task-incremental stream, among those of the request's tasks.
+r(x) is drawn once a sample and request, evenly among the classes that are held and not its own; of
+a task-incremental stream, among those of the request's tasks. f is in eval mode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -17,10 +18,12 @@ from clframe.api import (
     ConfigError,
     Experience,
     Net,
+    Samples,
     Strategy,
     StreamInfo,
     Wrapper,
     cross_entropy,
+    evaluating,
     generator,
     needs_forget_data,
     needs_plain_net,
@@ -55,12 +58,19 @@ class Relabel(Wrapper):
         super().begin(exp)
         self.seen[list(exp.classes)] = True
 
+    def forget(self, exp: Experience) -> bool | None:
+        self.seen[list(exp.emptied)] = False
+        return self.base.forget(exp)
+
     def budget(self, exp: Experience) -> int | None:
         if exp.kind == "learn":
             return self.base.budget(exp)
-        needs_plain_net(self.base, "relabel")
+        needs_plain_net(self.base, exp, "relabel")
         needs_forget_data(exp, "relabel")
         return self.steps
+
+    def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
+        return self.base.data(exp, past) if exp.kind == "learn" else exp.train
 
     def optimizer(self, exp: Experience) -> torch.optim.Optimizer | None:
         if exp.kind == "learn":
@@ -68,8 +78,9 @@ class Relabel(Wrapper):
         return torch.optim.SGD(self.trainable(), lr=self.lr)
 
     def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
-        y = self.wrong(exp, batch.uid.cpu()).to(batch.y.device)
-        return {"forget": cross_entropy(self.net(self.augment(batch.x)), y)}
+        x, y = self.augment(batch.x), self.wrong(exp, batch.uid.cpu()).to(batch.y.device)
+        with evaluating(self.net):  # or batch norm would learn what is to be forgotten
+            return {"forget": cross_entropy(self.net(x), y)}
 
     def wrong(self, exp: Experience, uid: Tensor) -> Tensor:
         """The label that each sample of the request ([n] int64) is taught, [n] int64."""
@@ -81,7 +92,7 @@ class Relabel(Wrapper):
             allowed[list(exp.classes)] = True
         others = allowed.repeat(len(every), 1)
         others[torch.arange(len(every)), truth] = False
-        others[~others.any(1)] = True  # a single class: whatever there is
-        g = generator(int(self.salt), "relabel", exp.index)
+        others[~others.any(1)] = True  # nothing else is held: any label
+        g = generator(int(self.salt), "relabel", exp.origin)
         labels = torch.multinomial(others.double(), 1, generator=g).flatten()
         return labels[torch.searchsorted(every, uid)]

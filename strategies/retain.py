@@ -40,7 +40,7 @@ class Retain(Wrapper):
     def budget(self, exp: Experience) -> int | None:
         if exp.kind == "learn":
             return self.base.budget(exp)
-        needs_plain_net(self.base, "retain")
+        needs_plain_net(self.base, exp, "retain")
         return self.steps
 
     def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:

@@ -31,6 +31,7 @@ from clframe.api import (
     evaluating,
     fisher_diagonal,
     frozen_state,
+    needs_plain_net,
     part,
     total,
 )
@@ -102,24 +103,23 @@ class Ssd(Wrapper):
             )
 
     def budget(self, exp: Experience) -> int | None:
-        steps = self.base.budget(exp)
         if exp.kind == "learn":
             self._brought[exp.index] = exp.train.uid
-            return steps
+            return self.base.budget(exp)
+        needs_plain_net(self.base, exp, "ssd")
         brought = [self._brought[i] for i in exp.forgets if i in self._brought]
         whole = bool(brought) and bool(torch.isin(torch.tensor(exp.uids), torch.cat(brought)).all())
         if not len(exp.train) and (not whole or self.source == "oracle"):
             raise ConfigError(_missing(exp, self.source))
-        if self.source == "oracle" and not steps:
-            return 1  # without an update, so that all data is asked for, and recorded
-        return steps
+        # a step without a loss, so that all data is asked for, and recorded
+        return 1 if self.source == "oracle" else None
 
     def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
         own = self.base.data(exp, past)
         if exp.kind == "learn" or self.source != "oracle":
             return own
         self._everything = Samples.cat([*(e.train for e in past), exp.train]).once()
-        return own if own is not None or self.base.budget(exp) else self._everything
+        return self._everything if own is None else own
 
     def end(self, exp: Experience) -> bool | None:
         changed = super().end(exp)

@@ -79,8 +79,7 @@ class Uncle(Strategy):
     protect_forgotten: forgotten tasks are protected as well, so that they stay forgotten (true).
     reg_norm: P's divisor: "protected", or "total_tasks", which while learning is all the stream's.
     relearn_code: a forgotten task that comes again has its old code ("reuse") or not ("redraw").
-    bn_eval: batch norm at test time has statistics of the "task", deleted when it is forgotten, or
-        of the test "batch", as in the released code.
+    bn_eval: batch norm's statistics at test time: the "task"'s, deleted with it, or the "batch"'s.
     unlearn: "noise", or "discard", which only draws another code: the trivial baseline.
 
     The network gives the architecture; none of its own weights is used. Protected tasks are
@@ -89,6 +88,7 @@ class Uncle(Strategy):
     """
 
     usual_setting = "task"
+    forgets_by = ("gamma", "noise_draws", "lr_unlearn", "burn_in", "burn_in_start", "unlearn")
 
     def __init__(
         self,

@@ -42,9 +42,18 @@ def unasked(cfg: RunConfig) -> RunConfig:
 
 
 def _learning(cfg: RunConfig, requests: list[Request]) -> RunConfig:
-    """`cfg` with requests to learn alone, so that wrappers that only forget have nothing to do."""
-    chain = [c.name for c in resolve_options(cfg, "strategy") if not c.plugin.only_forgets]
-    return cfg.model_copy(update={"requests": requests, "strategy": "+".join(chain)})
+    """`cfg` with requests to learn alone, and without whatever is there for forgetting alone."""
+    options, chain = dict(cfg.options), []
+    for choice in resolve_options(cfg, "strategy"):
+        if choice.plugin.only_forgets:
+            continue
+        name, drop = choice.name, choice.plugin.forgets_by
+        if drop:
+            name = choice.plugin.name
+            options[name] = {k: v for k, v in choice.options.items() if k not in drop}
+        chain.append(name)
+    update = {"requests": requests, "strategy": "+".join(chain), "options": options}
+    return cfg.model_copy(update=update)
 
 
 def companions(cells: Sequence[RunConfig]) -> list[RunConfig]:

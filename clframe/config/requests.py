@@ -60,7 +60,8 @@ class Forget(Part):
 class Request(Part):
     """One entry of the stream's order: learn an experience, or forget something learned.
 
-    `without` leaves samples out of what is learned, as if they had never been there; `data` says
+    `without` leaves samples out of what is learned, as if they had never been there (of tasks: all
+    that the scenario's experience has, though it come with another one); `data` says
     whether the strategy may read what it is to forget (None: as `forget_data` says).
     """
 
@@ -150,25 +151,31 @@ def uids_of(file: Any) -> list[int]:
 
 def never_forgotten(requests: Sequence[Request]) -> list[Request]:
     """The same stream without a forget request: what unlearning is to be told from (M_o)."""
-    return [r for r in requests if r.learn is not None]
+    learned: dict[int, Request] = {}
+    for request in requests:
+        if request.learn is not None:
+            learned.setdefault(request.learn, request)  # a second time it would be held already
+    return list(learned.values())
 
 
 def never_learned(requests: Sequence[Request]) -> list[Request]:
     """The same stream as if all that is forgotten had never been there (M_r).
 
-    Tasks forgotten are not learned; of classes and samples every experience before the request is
-    learned without them. Raises ClframeError where nothing is left.
+    Tasks forgotten are not learned, and every experience before the request is learned without
+    their samples, or those of the classes or uids. Raises ClframeError where nothing is left.
     """
     made: list[Request] = []
     for request in requests:
         gone = request.forget
         if gone is None:
             made.append(request)
-        elif gone.tasks is not None:
-            made = [r for r in made if r.learn not in gone.tasks]
         else:
             without = [gone.model_copy(update={gone.names: sorted(gone.values)})]
-            made = [r.model_copy(update={"without": [*r.without, *without]}) for r in made]
+            made = [
+                r.model_copy(update={"without": [*r.without, *without]})
+                for r in made
+                if r.learn not in (gone.tasks or ())
+            ]
     if not made:
         raise ClframeError("the requests forget everything; no model without it can be trained")
     return made

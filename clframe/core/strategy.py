@@ -58,6 +58,7 @@ class Strategy(nn.Module):
     reference: ClassVar[Literal["joint", "independent"] | None] = None
     usual_net: ClassVar[str | None] = None  # net.name, as a literal, where not any net will do
     usual_setting: ClassVar[str | None] = None  # likewise "task", where it wants task labels
+    forgets_by: ClassVar[tuple[str, ...]] = ()  # options that forgetting alone uses, as literals
     net: Net
     info: StreamInfo
 
@@ -268,12 +269,17 @@ class Wrapper(Strategy):
         return self.base.trainable()
 
 
-def needs_plain_net(strategy: Strategy, name: str) -> None:
-    """Raise ConfigError where `predict` is more than a forward of the network."""
-    if not strategy.predicts_plainly():
+def needs_plain_net(base: Strategy, exp: Experience, name: str) -> None:
+    """Raise ConfigError where `name` cannot answer request `exp` by changing the net of `base`."""
+    inner = type(base).__name__.lower()
+    if not base.predicts_plainly():
         raise ConfigError(
-            f"strategy: {name} changes the network itself, and {type(strategy).__name__.lower()} "
-            f"predicts by more than a forward of it; put {name} around another strategy."
+            f"strategy: {name} changes the network itself, and {inner} predicts by more than a "
+            f"forward of it; put {name} around another strategy."
+        )
+    if base.budget(exp):
+        raise ConfigError(
+            f"strategy: {name} and {inner} would both take a forget request's steps; leave one."
         )
 
 

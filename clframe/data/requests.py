@@ -57,7 +57,11 @@ def _learn(
         raise ConfigError(f"{at}: experience {number} was learned before. {hint}")
     exp = known[number]
     for named in request.without:
-        keep = ~torch.isin(_column(exp, named.names), torch.tensor(named.values))
+        if named.names == "tasks":
+            others = [known[k].train.uid for k in named.values if k in known]
+            keep = ~torch.isin(exp.train.uid, torch.cat(others or [exp.train.uid[:0]]))
+        else:
+            keep = ~torch.isin(_column(exp, named.names), torch.tensor(named.values))
         train = Samples(*exp.train.take(keep.nonzero().flatten()))
         exp = replace(exp, train=train, classes=tuple(train.y.unique().tolist()))
     return replace(exp, index=len(made))

@@ -126,6 +126,7 @@ class Run:
                 self.strategy.prepare(exp)
             self.prepared = exp.index
         clock.set(cfg.seed, at.moment(exp, begun=False), "data")
+        self.read = at.past_samples
         loader, epochs = self.feed.loader(exp, at)
         own = epochs * loader.num_batches * (self.strategy.repeats if exp.kind == "learn" else 1)
         self._expect(at.start + own + self.feed.updates_from(exp.index + 1))
@@ -160,12 +161,11 @@ class Run:
         self.expected = total
 
     def _optimizer(self, module: ContinualModule) -> torch.optim.Optimizer | None:
-        made = self.strategy.optimizer(module.exp)
-        if made is None:
-            made = build_optimizer(self.cfg.optim, self.strategy.trainable())
+        own = self.strategy.optimizer(module.exp)
+        made = own or build_optimizer(self.cfg.optim, self.strategy.trainable())
         kind = module.exp.kind
-        goes_on = kind == "learn" and self.cfg.optim.reset == "never"
-        if made is not None and (goes_on or self.position.local) and self.optimizers.get(kind):
+        goes_on = own is None and kind == "learn" and self.cfg.optim.reset == "never"
+        if made and (goes_on or self.position.local) and self.optimizers.get(kind):
             made.load_state_dict(self.optimizers[kind])
         return made
 
@@ -186,7 +186,8 @@ class Run:
         self._watch = self._spending()
         if not fresh:
             return
-        self.spent.append({"index": exp.index, "updates": 0, "samples": 0, "seconds": 0.0})
+        row = {"index": exp.index, "past_samples": at.past_samples - self.read}
+        self.spent.append(row | dict.fromkeys(self._watch, 0))
         clock.set(self.cfg.seed, at.moment(exp), "begin")
         if exp.kind == "learn":
             self.strategy.begin(exp)

@@ -258,11 +258,13 @@ class ContinualEvaluator:
 
     def state_dict(self) -> dict[str, Any]:
         """What the curves need to go on, and how to count; call after `flush`."""
-        curves = {"lows": dict(self._frames.lows), "after": dict(self._frames.after)}
-        return curves | {"seconds": self.seconds, "counting": self.facts()}
+        frames = self._frames  # a net may begin to grow when a class is discarded
+        kept = {"lows": dict(frames.lows), "after": dict(frames.after), "growing": frames.growing}
+        return kept | {"seconds": self.seconds, "counting": self.facts()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._frames.lows, self._frames.after = dict(state["lows"]), dict(state["after"])
+        self._frames.growing = state["growing"]
         self.seconds = state["seconds"]
         counting = state["counting"]
         self.trial, self.counter.fallback = counting["trial_ms"], counting["fallback"]

@@ -55,7 +55,7 @@ class Declared:
     said: Mapping[str, Any] = field(default_factory=dict)
 
 
-SAID = ("usual_net", "usual_setting", "only_forgets")
+SAID = ("usual_net", "usual_setting", "only_forgets", "forgets_by")
 OURS = {"Strategy", "Wrapper", "Module", "object", "ABC", "Protocol", "Generic"}
 
 

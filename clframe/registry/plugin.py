@@ -76,6 +76,11 @@ class Plugin:
         return setting
 
     @property
+    def forgets_by(self) -> tuple[str, ...]:
+        """Its options that nothing but forgetting uses."""
+        return tuple(self.facts.said.get("forgets_by", ()))
+
+    @property
     def only_forgets(self) -> bool:
         """Whether it is a wrapper that learns exactly as its base does."""
         return bool(self.facts.said.get("only_forgets"))

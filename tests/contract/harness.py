@@ -59,7 +59,9 @@ def make(name: str, **options: Any) -> Strategy:
     if "capacity" in inspect.signature(cls.__init__).parameters:
         options.setdefault("capacity", CAPACITY)
     options = SMALL.get(name, {}) | options
-    inner = (make(base or "fine_tune"),) if issubclass(cls, Wrapper) else ()
+    if issubclass(cls, Wrapper):  # one that forgets, around a memory that has to
+        base = base or ("replay" if cls.only_forgets else "fine_tune")
+    inner = (make(base),) if issubclass(cls, Wrapper) else ()
     return cls(*inner, **options)
 
 
