@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -210,32 +210,6 @@ def against(value: float | None, floor: float | None) -> Reading:
     return Reading(value, floor, value / floor if known else None)  # type: ignore[operator]
 
 
-def readings(
-    ours: Any, retrained: Sequence[Any], functions: Mapping[str, Distance]
-) -> dict[str, Reading]:
-    """The mean of each function over the retrained models, beside its floor and their ratio.
-
-    Functions are divergences(active), of outputs, or FEATURES, of features.
-    """
-    _some(retrained)
-    return {
-        name: against(mean(f(ours, r) for r in retrained), noise_floor(retrained, f))
-        for name, f in functions.items()
-    }
-
-
-def accuracy_gap(ours: Row, retrained: Sequence[Row], tasks: Sequence[int]) -> Reading:
-    """FA - FA(M_r) over the forgotten tasks, RA - RA(M_r) over those held; rows are final ones.
-
-    Signed: over-forgetting is FA - FA(M_r) < -floor, a ratio below -1.
-    """
-    _some(retrained)
-    theirs = [mean(row[k] for k in tasks) for row in retrained]
-    gap = _minus(mean(ours[k] for k in tasks), mean(theirs))
-    floor = None if None in theirs else noise_floor(theirs, lambda a, b: abs(a - b))
-    return against(gap, floor)
-
-
 def probabilities(p: Any, active: Active = None) -> Floats:
     """p [n, K] in float64, masked to the active classes, its rows renormalised to sum to 1.
 
@@ -292,8 +266,3 @@ def _average(values: Floats, bits: bool = False) -> float:
 
 def _minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
-
-
-def _some(retrained: Sequence[Any]) -> None:
-    if not len(retrained):
-        raise ClframeError("there is no retrained model to compare with; give at least one")

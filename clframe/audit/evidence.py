@@ -32,13 +32,18 @@ class Part(NamedTuple):
 
 
 class Forgotten(NamedTuple):
-    """What one request took away for good: training and test data, and the request's place."""
+    """What one request took away for good: training and test data, and the request's place.
+
+    `held_train`, `held_test`: what was held beside it just before.
+    """
 
     position: int
     name: str
     train: list[Part]
     test: list[Part]
-    exp: Experience  # the one that had brought it, to learn it again
+    held_train: list[Part]
+    held_test: list[Part]
+    exps: list[Experience]  # those that had brought it, with nothing else, to learn it again
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class Evidence:
     retain_test: list[Part]
     emptied: tuple[int, ...]
     by_task: bool
+
+    @property
+    def width(self) -> int:
+        """The most classes that any answer has."""
+        parts = (*self.forget_train, *self.retain_train)
+        return max(len(part.classes) for part in parts)
 
     @property
     def forget_train(self) -> list[Part]:
@@ -71,40 +82,60 @@ def gather(stream: Stream, limit: int) -> Evidence:
         classes = tuple(sorted(exp.classes)) if by_task else every
         return Part(exp.origin, Samples(*samples.take(rows)), classes)
 
-    withdrawn = {e.index: _withdrawn(stream, e) for e in stream.learned}
-    left = {e.index: _rows(e.train, withdrawn[e.index], keep=False) for e in stream.learned}
-    held = {c for s in left.values() for c in s.y.unique().tolist()}
-    emptied = tuple(c for c in every if c not in held)
+    def held(upto: int) -> dict[int, Samples]:
+        return {e.index: _left(stream, e, upto) for e in stream.learned if e.index < upto}
+
+    left = held(len(stream))
+    emptied = tuple(c for c in every if c not in _classes(left.values()))
+    exps = {e.index: e for e in stream.learned}
     forgotten = []
     for request in (e for e in stream if e.kind == "forget"):
-        gone = [e for e in stream.learned if e.index < request.index]
-        again = {u for e in stream.learned if e.index > request.index for u in e.train.uid.tolist()}
-        lost = set(request.uids) - again
-        trains = [(e, _rows(e.train, lost, keep=True)) for e in gone]
-        trains = [(e, s) for e, s in trains if len(s)]
-        if trains:
-            tests = [(e, _test_of(e, request, emptied)) for e, _ in trains]
+        lost = _lost(stream, request)
+        before = {i: s for i, s in held(request.index).items() if i not in lost and len(s)}
+        if lost:
+            tests = {i: _test_of(exps[i], request, emptied) for i in lost}
             forgotten.append(
                 Forgotten(
                     request.index,
-                    "U" + ",".join(map(str, sorted({e.origin for e, _ in trains}))),
-                    [part(e, s, "train") for e, s in trains],
-                    [part(e, s, "test") for e, s in tests if len(s)],
-                    replace(trains[0][0], train=Samples.cat([s for _, s in trains]).once()),
+                    "U" + ",".join(map(str, sorted({exps[i].origin for i in lost}))),
+                    [part(exps[i], s, "train") for i, s in lost.items()],
+                    [part(exps[i], s, "test") for i, s in tests.items() if len(s)],
+                    [part(exps[i], s, "train") for i, s in before.items()],
+                    [part(exps[i], exps[i].eval, "test") for i in before],
+                    [replace(exps[i], train=s) for i, s in lost.items()],
                 )
             )
-    kept = [e for e in stream.learned if len(left[e.index])]
+    kept = [i for i, s in left.items() if len(s)]
     return Evidence(
         forgotten,
-        [part(e, left[e.index], "train") for e in kept],
-        [part(e, _held_test(e, emptied), "test") for e in kept],
+        [part(exps[i], left[i], "train") for i in kept],
+        [part(exps[i], _held_test(exps[i], emptied), "test") for i in kept],
         emptied,
         by_task,
     )
 
 
-def _withdrawn(stream: Stream, exp: Experience) -> set[int]:
-    return {u for f in stream if f.kind == "forget" and f.index > exp.index for u in f.uids}
+def _left(stream: Stream, exp: Experience, upto: int) -> Samples:
+    """The training data of `exp` that no request before position `upto` has withdrawn."""
+    later = (f for f in stream if f.kind == "forget" and exp.index < f.index < upto)
+    return _rows(exp.train, {u for f in later for u in f.uids}, keep=False)
+
+
+def _lost(stream: Stream, request: Experience) -> dict[int, Samples]:
+    """What a request took for good, by the position that it came with last, each sample once."""
+    again = {u for e in stream.learned if e.index > request.index for u in e.train.uid.tolist()}
+    left = set(request.uids) - again
+    found = {}
+    for exp in reversed([e for e in stream.learned if e.index < request.index]):
+        rows = _rows(exp.train, left, keep=True)
+        if len(rows):
+            found[exp.index] = rows
+            left -= set(rows.uid.tolist())
+    return dict(sorted(found.items()))
+
+
+def _classes(held: Iterable[Samples]) -> set[int]:
+    return {c for samples in held for c in samples.y.unique().tolist()}
 
 
 def _rows(samples: Samples, uids: set[int], *, keep: bool) -> Samples:
@@ -141,8 +172,9 @@ def logits_of(model: Strategy, part: Part, rows: Tensor, *, by_task: bool) -> Te
 
 
 @torch.no_grad()
-def answers(model: Strategy, parts: Iterable[Part], *, by_task: bool) -> Outputs:
+def answers(model: Strategy, parts: Iterable[Part], evidence: Evidence) -> Outputs:
     """Softmax outputs p [n, K] over the classes of each part, labels and origins of the rows."""
+    by_task, width = evidence.by_task, evidence.width
     p, y, task = [], [], []
     for part in parts:
         rows = torch.arange(len(part.samples)).split(CHUNK)
@@ -150,7 +182,6 @@ def answers(model: Strategy, parts: Iterable[Part], *, by_task: bool) -> Outputs
         p.append(torch.softmax(torch.cat(logits), 1).numpy())
         y.append(np.searchsorted(part.classes, part.samples.y.numpy()))
         task.append(np.full(len(part.samples), part.origin))
-    width = max(len(part) for part in (q[0] for q in p))
     return Outputs(
         np.concatenate([np.pad(q, ((0, 0), (0, width - q.shape[1]))) for q in p]),
         np.concatenate(y),

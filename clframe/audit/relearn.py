@@ -21,7 +21,6 @@ from clframe.errors import ClframeError
 Curve = Mapping[int, float]
 
 MARGINS = (0.05, 0.10)
-IMAGES_PER_CLASS = (1, 5, 10, 50)
 _ROUNDING = 1e-9
 
 
@@ -130,35 +129,3 @@ def linear_probe(train_x: Any, train_y: Any, test_x: Any, test_y: Any, c: float 
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000))
     probe.fit(data[0].astype(np.float64), data[1])
     return float(probe.score(data[2].astype(np.float64), data[3]))
-
-
-def recovery_table(
-    forgotten: Mapping[str, Curve],
-    control: Mapping[str, Curve] | None = None,
-    counts: Sequence[int] = IMAGES_PER_CLASS,
-) -> list[dict[str, float | None]]:
-    """One row a number of images per class; curves map that number to accuracy, None if missing.
-
-    forgotten: the curve of each model on the forgotten task, "unlearned" and "retrained" at least.
-    control: the same on a task that neither has seen, under "control_<model>". `gap` is unlearned
-    minus retrained: `transfer` is the control's, which any better start gives; `memory` the rest.
-    """
-    for name, curves in (("forgotten", forgotten), ("control", control)):
-        missing = {"unlearned", "retrained"} - set(curves or {"unlearned", "retrained"})
-        if curves is not None and missing:
-            raise ClframeError(f"{name} has no curve of {sorted(missing)}; given: {list(curves)}")
-    table = []
-    for n in counts:
-        row: dict[str, float | None] = {"images_per_class": n}
-        row.update({model: curve.get(n) for model, curve in forgotten.items()})
-        row["gap"] = _minus(row["unlearned"], row["retrained"])
-        if control is not None:
-            row.update({f"control_{model}": curve.get(n) for model, curve in control.items()})
-            row["transfer"] = _minus(row["control_unlearned"], row["control_retrained"])
-            row["memory"] = _minus(row["gap"], row["transfer"])
-        table.append(row)
-    return table
-
-
-def _minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b

@@ -41,14 +41,14 @@ def audit(folder: Path, workers: int = 1) -> int:
     cases, missing = _cases(folder, spec.cells())
     for line in missing:
         print(f"not judged: {line}")
-    due = [case for case in cases if _is_due(case)]
+    due = [case for case in cases if _is_due(case, spec.audit)]
     print(f"audit: {len(cases)} runs, {len(due)} to judge")
     failed = len(missing)
     for number, (case, problem, seconds) in enumerate(_judged(due, spec.audit, workers), 1):
         failed += problem is not None
         said = f"failed: {problem}" if problem else "judged"
         print(f"[{number}/{len(due)}] {seconds:6.1f} s  {said}  {case.folder.name}", flush=True)
-    _compare_shadows(cases)
+    _compare_shadows(cases, spec.audit)
     return int(failed > 0)
 
 
@@ -80,9 +80,9 @@ def _kin(case: Case) -> str:
     return json.dumps([run_id(cfg), data["class_order"], met])
 
 
-def _is_due(case: Case) -> bool:
+def _is_due(case: Case, how: Audit) -> bool:
     done = case.folder / FILE
-    if not done.is_file():
+    if not done.is_file() or json.loads(done.read_text()).get("how") != how.model_dump():
         return True
     models = [case.folder, case.unasked, *case.peers]
     return any((m / "last.ckpt").stat().st_mtime > done.stat().st_mtime for m in models)
@@ -107,8 +107,11 @@ def _write(case: Case, how: Audit) -> tuple[str | None, float]:
     torch.set_num_threads(case.cfg.threads)
     try:
         found = judge(case, how)
-    except (ClframeError, ValueError, RuntimeError, OSError) as error:
+    except ClframeError as error:
+        return str(error), time.perf_counter() - begun
+    except Exception as error:  # models are other people's code: the other runs go on
         return f"{type(error).__name__}: {error}", time.perf_counter() - begun
+    found["how"] = how.model_dump()
     replace_file(case.folder / FILE, json.dumps(_plain(found), allow_nan=False))
     return None, time.perf_counter() - begun
 
@@ -126,15 +129,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _compare_shadows(cases: Sequence[Case]) -> None:
+def _compare_shadows(cases: Sequence[Case], how: Audit) -> None:
     """U-LiRA over the seeds of each method: each pair is attacked through the others."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for case in cases:
-        if (case.folder / FILE).is_file():
+        if (case.folder / FILE).is_file() and not _is_due(case, how):
             own = case.cfg.model_copy(update={"seed": 0})
             groups[run_id(own) + _kin(case)].append(case.folder / FILE)
     for files in groups.values():
         found = [json.loads(f.read_text()) for f in files]
+        if not all("confidence" in f for f in found):
+            continue
         pairs = [[f["confidence"][name] for f in found] for name in ("unlearned", "retrained")]
         attack = attacks.lira(pairs[0], pairs[1], allow_fewer=len(files) >= FEWEST)
         for path, one in zip(files, found, strict=True):

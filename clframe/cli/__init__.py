@@ -188,6 +188,8 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _judge(folder: Path, workers: int) -> int:
     """Audit a grid; the last line is its folder."""
+    if workers < 1:
+        raise ConfigError(f"--workers = {workers}: expected at least 1")
     from clframe.audit.run import audit
 
     code = audit(folder, workers)

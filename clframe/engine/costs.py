@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from clframe.engine.session import Run
 
 
+def spending(run: Run) -> dict[str, float]:
+    """What grows while an experience is being met, evaluation apart."""
+    watched = run.evaluator.seconds if run.evaluator else 0.0
+    counts = {"updates": run.position.iteration, "samples": run.position.samples}
+    return counts | {"seconds": time.perf_counter() - watched}
+
+
 def account(run: Run) -> None:
     """Write the cost columns of a run whose stream has ended into its record."""
     total = run.seconds["total"] + time.perf_counter() - run.began

@@ -17,8 +17,8 @@ def load_run(
     """The strategy of a run as its last checkpoint left it, in eval mode, on the CPU.
 
     `checkpoint`: another one of its folder, such as before-2.ckpt, as it was before the forget
-    request at position 2 of the stream (`copies=true`). Not `trained`: as the run began, with
-    outputs for all that it knew then.
+    request at position 2 of the stream (`copies=true`). Not `trained`: random weights, with outputs
+    for all that it knew then.
 
     `strategy.predict(x, None)` gives full-width logits of raw inputs (uint8 images or floats);
     `strategy.net` is the network. Needs no data set. Raises DataError when `folder` is no run.

@@ -76,39 +76,54 @@ def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
 def unlearned(store: RunStore, primary: str, stream: Stream) -> dict[str, Any]:
     """What forgetting whole experiences did, under `unlearning`; nothing where none was forgotten.
 
-    From the full test sets. Chance is one in as many classes as the primary readout allows.
+    From the full test sets. Chance is one in as many classes as the primary readout allowed when
+    the experience was forgotten, or allows at the end.
     """
     if not any(e.forgets for e in stream):
         return {}
     table: dict[tuple[int, int], float] = {}  # the last row of each position wins
     for row in store.read_boundary(primary).to_pylist():
         table[row["train_experience"], row["eval_experience"]] = row["accuracy"]
-    requests, rows = requests_of(stream), []
-    column: dict[int, int] = {}  # by task: the position at which it was last learned
-    for position, _, task in requests:
-        if stream.experiences[position].kind == "learn":
-            column[task] = position
-        rows.append([table.get((position, column.get(k, -1))) for k in _tasks(stream)])
-    classes = {e.origin: e.classes for e in stream.learned}
-    seen = {c for own in classes.values() for c in own}
-    widths = [len(classes[k]) if primary.endswith("/task") else len(seen) for k in _tasks(stream)]
     place = {k: i for i, k in enumerate(_tasks(stream))}
-    named = [(op, place[task]) for _, op, task in requests]
-    found = summarize_unlearning(named, rows, [1 / n for n in widths])
+    asked, named, rows = requests_of(stream), [], []
+    column: dict[int, int] = {}  # by task: the position at which it was last learned
+    for position, op, tasks in asked:
+        if op == "L":
+            column[tasks[0]] = position
+        named.append((op, [place[k] for k in tasks]))
+        rows.append([table.get((position, column.get(k, -1))) for k in place])
+    chance = [1 / n for n in _widths(stream, primary)]
+    found = summarize_unlearning(named, rows, chance)
+    for row, (position, _, _) in zip(found["rows"], asked, strict=True):
+        row["position"] = position
     return {"unlearning": found | {"tasks": _tasks(stream)}}
 
 
-def requests_of(stream: Stream) -> list[tuple[int, str, int]]:
-    """(position, "L" or "U", the scenario's experience), a request of several tasks once for each.
+def requests_of(stream: Stream) -> list[tuple[int, str, list[int]]]:
+    """(position, "L" or "U", numbers of the scenario's experiences).
 
     A request that leaves something of every experience is none of these.
     """
     origins = {e.index: e.origin for e in stream.learned}
     return [
-        (e.index, "L" if e.kind == "learn" else "U", task)
+        (e.index, "L", [e.origin])
+        if e.kind == "learn"
+        else (e.index, "U", [origins[p] for p in e.forgets])
         for e in stream
-        for task in ([e.origin] if e.kind == "learn" else [origins[p] for p in e.forgets])
+        if e.kind == "learn" or e.forgets
     ]
+
+
+def _widths(stream: Stream, primary: str) -> list[int]:
+    """Of each task, how many classes an answer about it may be."""
+    classes = {e.origin: e.classes for e in stream.learned}
+    if primary.endswith("/task"):
+        return [len(classes[k]) for k in _tasks(stream)]
+    ends = dict.fromkeys(classes, len(stream))
+    ends |= {k: position for position, op, tasks in requests_of(stream) for k in tasks if op == "U"}
+    seen = {end: {c for e in stream.learned if e.index < end for c in e.classes}
+            for end in ends.values()}  # fmt: skip
+    return [len(seen[ends[k]]) for k in _tasks(stream)]
 
 
 def _tasks(stream: Stream) -> list[int]:

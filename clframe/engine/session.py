@@ -15,7 +15,7 @@ from clframe.core.experience import Experience
 from clframe.core.rng import clock
 from clframe.engine import agreement, resume
 from clframe.engine.build import assemble, make_stream, resolve_device
-from clframe.engine.costs import account
+from clframe.engine.costs import account, spending
 from clframe.engine.feed import Feed
 from clframe.engine.module import ContinualModule, Position
 from clframe.engine.nets import channels_last, is_convolutional
@@ -183,7 +183,7 @@ class Run:
             self.evaluator.boundary(exp, 0, subset=True)
             if self.main:
                 self.store.update_record(counting=self.evaluator.facts())
-        self._watch = self._spending()
+        self._watch = spending(self)
         if not fresh:
             return
         row = {"index": exp.index, "past_samples": at.past_samples - self.read}
@@ -259,15 +259,9 @@ class Run:
         at.start = at.iteration
         self._save(module)
 
-    def _spending(self) -> dict[str, float]:
-        """What grows while an experience is being met, evaluation apart."""
-        assert self.evaluator is not None
-        at, seconds = self.position, time.perf_counter() - self.evaluator.seconds
-        return {"updates": at.iteration, "samples": at.samples, "seconds": seconds}
-
     def _charge(self) -> None:
         """Note what was spent on the present experience since it began, or was last noted."""
-        before, self._watch = self._watch, self._spending()
+        before, self._watch = self._watch, spending(self)
         for key, value in self._watch.items():
             self.spent[-1][key] += value - before[key]
 

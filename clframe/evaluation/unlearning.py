@@ -1,8 +1,8 @@
 """What unlearning did to accuracy: from requests and one row of accuracies after each.
 
-Accuracies, chances and everything made of them are fractions (1.0 is 100%); [U] is the spec's
-mark for a definition of UnCLe, the rest is ours. a_{t,k} is the accuracy on task k after request
-t; a request "L" learns a task, "U" unlearns it. A task may be learned again after its "U": it is
+Accuracies, chances and everything made of them are fractions (1.0 is 100%); [U] marks definitions
+of UnCLe (arXiv 2509.17530), the rest is ours. a_{t,k} is the accuracy on task k after request t;
+"L" learns a task, "U" unlearns one or several. A task may be learned again after its "U": it is
 held again then, and what was measured of its being forgotten ends just before.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from clframe.errors import ClframeError
 from clframe.evaluation.timeline import mean, mean_present
 
-Request = tuple[str, int]
+Request = tuple[str, int | Sequence[int]]  # ("L", 0), or ("U", (0, 2)) for two at once
 Row = Sequence[float | None]
 Floats = npt.NDArray[np.float64]
 
@@ -40,9 +40,12 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """Checked requests and accuracies: spans [T] one a request, accuracy [T][K], chance [K]."""
+    """Checked requests and accuracies: spans one a request and task, ops [T], accuracy [T][K],
+    chance [K].
+    """
 
     spans: tuple[Span, ...]
+    ops: tuple[str, ...]
     accuracy: tuple[tuple[float, ...], ...]
     chance: tuple[float, ...]
 
@@ -82,24 +85,30 @@ def read(requests: Sequence[Request], rows: Sequence[Row], chance: Sequence[floa
                     "expected a number from 0 to 1 (100% is 1.0)"
                 )
         table.append(tuple(cells))
-    return History(made, tuple(table), tuple(chance))
+    return History(made, tuple(op for op, _ in requests), tuple(table), tuple(chance))
 
 
 def spans(requests: Sequence[Request]) -> tuple[Span, ...]:
-    """One span a request; raises ClframeError on "L" of a held task, or "U" of one not held."""
-    last: dict[int, int] = {}
-    stops = [len(requests)] * len(requests)
-    for t, (op, task) in enumerate(requests):
-        if op not in ("L", "U") or task < 0:
-            raise ClframeError(f"request {t} is {(op, task)!r}; expected ('L' or 'U', task >= 0)")
-        held = task in last and requests[last[task]][0] == "L"
-        if held == (op == "L"):
-            rule = "is held already; unlearn it first" if held else "is not held; learn it first"
-            raise ClframeError(f"request {t} is {op}{task}, but task {task} {rule}")
-        if task in last:
-            stops[last[task]] = t
-        last[task] = t
-    return tuple(Span(op, k, t, stops[t]) for t, (op, k) in enumerate(requests))
+    """One a request and task; ClframeError on "L" of a held task, or "U" of one not held."""
+    made: list[Span] = []
+    last: dict[int, int] = {}  # by task: the place of its latest span
+    for t, (op, named) in enumerate(requests):
+        for task in [named] if isinstance(named, int) else named:
+            if op not in ("L", "U") or task < 0:
+                raise ClframeError(
+                    f"request {t} is {(op, task)!r}; expected ('L' or 'U', task >= 0)"
+                )
+            held = task in last and made[last[task]].op == "L"
+            if held == (op == "L"):
+                rule = (
+                    "is held already; unlearn it first" if held else "is not held; learn it first"
+                )
+                raise ClframeError(f"request {t} is {op}{task}, but task {task} {rule}")
+            if task in last:
+                made[last[task]] = made[last[task]]._replace(stop=t)
+            last[task] = len(made)
+            made.append(Span(op, task, t, len(requests)))
+    return tuple(made)
 
 
 def mean_accuracy(line: History, op: str, t: int) -> float | None:
@@ -109,22 +118,22 @@ def mean_accuracy(line: History, op: str, t: int) -> float | None:
 
 def spill(line: History, t: int) -> float | None:
     """Spill [U] of an unlearn request: sum of |a_{t,k} - a_{t-1,k}| over all other seen tasks."""
-    span = line.spans[t]
-    if span.op != "U":
+    if line.ops[t] != "U":
         return None
-    others = {s.task for s in line.spans[:t]} - {span.task}
+    others = {s.task for s in line.spans if s.first < t}
+    others -= {s.task for s in line.spans if s.first == t}
     return math.fsum(map(abs, line.changes(sorted(others), t)))
 
 
 def signed_spill(line: History, t: int) -> float | None:
     """Mean change of the held tasks by an unlearn request: negative is damage."""
-    return mean(line.changes(line.tasks("L", t), t)) if line.spans[t].op == "U" else None
+    return mean(line.changes(line.tasks("L", t), t)) if line.ops[t] == "U" else None
 
 
 def relapse(line: History, t: int) -> float | None:
     """Relapse (a) of a learn request: sum of |a_{t,f} - a_{t-1,f}| over what is forgotten then."""
     forgotten = line.tasks("U", t)
-    if line.spans[t].op != "L" or not forgotten:
+    if line.ops[t] != "L" or not forgotten:
         return None
     return math.fsum(map(abs, line.changes(forgotten, t)))
 
@@ -142,7 +151,7 @@ def peak_relapse(line: History, span: Span, until: int | None = None) -> float |
 
 def late_relapse(line: History, span: Span) -> float | None:
     """Relapse (c) from the third further learn request on; None where there are fewer."""
-    learned = [t for t in range(span.first + 1, span.stop) if line.spans[t].op == "L"]
+    learned = [t for t in range(span.first + 1, span.stop) if line.ops[t] == "L"]
     return _gain(line, span, learned[LATE - 1], span.stop) if len(learned) >= LATE else None
 
 
@@ -151,7 +160,7 @@ def forgetting(line: History) -> dict[int, float]:
     return {
         s.task: max(_course(line, s)) - _course(line, s)[-1]
         for s in line.spans
-        if s.op == "L" and s.stop == len(line.spans)
+        if s.op == "L" and s.stop == len(line.ops)
     }
 
 
@@ -162,12 +171,10 @@ def loss_by(line: History, op: str) -> dict[int, float]:
     """
     return {
         s.task: -math.fsum(
-            line.changes([s.task], t)[0]
-            for t in range(s.first + 1, s.stop)
-            if line.spans[t].op == op
+            line.changes([s.task], t)[0] for t in range(s.first + 1, s.stop) if line.ops[t] == op
         )
         for s in line.spans
-        if s.op == "L" and s.stop == len(line.spans)
+        if s.op == "L" and s.stop == len(line.ops)
     }
 
 
@@ -188,7 +195,7 @@ def void(line: History, span: Span) -> list[str]:
     before, c = line.accuracy[span.first - 1][span.task], line.chance[span.task]
     if before < c + LEARNED_BY - _ROUNDING:
         reasons.append(f"accuracy before was {before:.3f}, under chance {c:.3f} + {LEARNED_BY}")
-    end = len(line.spans) - 1
+    end = len(line.ops) - 1
     kept, level = mean_accuracy(line, "L", end), mean(line.chance[k] for k in line.tasks("L", end))
     if kept is not None and level is not None and kept <= level + RETAINED_BY + _ROUNDING:
         reasons.append(f"retain accuracy {kept:.3f} is within {RETAINED_BY} of chance {level:.3f}")
@@ -200,12 +207,12 @@ def summarize(
 ) -> dict[str, Any]:
     """Section 2 of the report; Any because some values are lists. None is undefined everywhere.
 
-    `forgets` has one entry an unlearn request, `stability` one a request, `rows` is the table.
+    `forgets` has one entry an unlearned task, `stability` one a span, `rows` is the table.
     """
     line = read(requests, rows, chance)
-    if not line.spans:
+    if not line.ops:
         raise ClframeError("there is no request; give at least one, such as ('L', 0)")
-    times, end = range(len(line.spans)), len(line.spans) - 1
+    times, end = range(len(line.ops)), len(line.ops) - 1
     held, last = line.tasks("L", end), line.accuracy[end]
     forgets = [_forget(line, s) for s in line.spans if s.op == "U"]
     now = [f for f in forgets if f["until"] is None]
@@ -238,27 +245,14 @@ def summarize(
     }
 
 
-def relapse_curve(
-    iterations: Sequence[int], accuracy: Sequence[float], since: int
-) -> tuple[list[int], list[float]]:
-    """The iterations after `since`, the last of an unlearn request, and the accuracy gained then.
-
-    Raises ClframeError where the accuracy at `since` itself was not evaluated.
-    """
-    at = dict(zip(iterations, accuracy, strict=True))
-    if since not in at:
-        raise ClframeError(f"iteration {since} was not evaluated; the request's last one must be")
-    later = sorted(i for i in at if i > since)
-    return later, [at[i] - at[since] for i in later]
-
-
 def _forget(line: History, span: Span) -> dict[str, Any]:
     """One unlearn request; `until` is the request that learned the task again, if one did."""
     course = _course(line, span)
     return {
         "request": span.first,
         "task": span.task,
-        "until": None if span.stop == len(line.spans) else span.stop,
+        "until": None if span.stop == len(line.ops) else span.stop,
+        "chance": line.chance[span.task],
         "before": line.accuracy[span.first - 1][span.task],
         "after": course[0],
         "accuracy": course[-1],
@@ -271,11 +265,11 @@ def _forget(line: History, span: Span) -> dict[str, Any]:
 
 def _row(line: History, t: int) -> dict[str, Any]:
     """One request; the peak is the highest of all tasks ever forgotten by then."""
-    peaks = [peak_relapse(line, s, t + 1) for s in line.spans[:t] if s.op == "U"]
+    peaks = [peak_relapse(line, s, t + 1) for s in line.spans if s.op == "U" and s.first < t]
     return {
         "request": t,
-        "op": line.spans[t].op,
-        "task": line.spans[t].task,
+        "op": line.ops[t],
+        "tasks": [s.task for s in line.spans if s.first == t],
         "retain_accuracy": mean_accuracy(line, "L", t),
         "forget_accuracy": mean_accuracy(line, "U", t),
         "signed_spill": signed_spill(line, t),

@@ -61,30 +61,28 @@ def _audited(*path: str, scale: float = 1.0) -> Callable[[Facts], float | None]:
 
 
 def _gap(split: str) -> Callable[[Facts], float | None]:
-    """The accuracy of the run minus that of the retrained one."""
+    """The accuracy of the run minus that of the retrained one; of what is forgotten the valid."""
 
     def read(facts: Facts) -> float | None:
-        ours, theirs = (
-            _audited("accuracy", name, split, scale=100)(facts)
-            for name in ("unlearned", "retrained")
-        )
-        void = split.startswith("forget") and not _counts(facts)
-        return None if ours is None or theirs is None or void else ours - theirs
+        known = facts["audit"].get("by_task", {})
+        ours, theirs = (known.get(name, {}).get(split, {}) for name in ("unlearned", "retrained"))
+        use = _valid(facts) if split.startswith("forget") else set(ours)
+        return mean_present(100 * (ours[k] - theirs[k]) for k in ours if k in use and k in theirs)
 
     return read
 
 
-def _counts(facts: Facts) -> bool:
-    """Whether any forget score of the cell is no void one."""
-    return any(not f["void"] for f in facts["behaviour"].get("forgets", ()))
-
-
-def _forgotten(facts: Facts) -> float | None:
-    return _behaviour("forget_accuracy_valid")(facts)
+def _valid(facts: Facts) -> set[str]:
+    """The experiences whose forget score is no void one, as an audit names them."""
+    behaviour = facts["behaviour"]
+    valid = [f["task"] for f in behaviour.get("forgets", ()) if not f["void"]]
+    return {str(behaviour["tasks"][k]) for k in valid}
 
 
 def _above_chance(facts: Facts) -> float | None:
-    return _behaviour("forget_above_chance")(facts) if _counts(facts) else None
+    forgets = facts["behaviour"].get("forgets", ())
+    valid = [f for f in forgets if not f["void"] and f["until"] is None]
+    return mean_present(100 * (f["accuracy"] - f["chance"]) for f in valid)
 
 
 def _attack(name: str, model: str) -> Callable[[Facts], float | None]:
@@ -118,12 +116,15 @@ FIGURES = (
            _audited("accuracy", "retrained", "retain_test", scale=100), None),
     Figure("gain", "AG", "minus that of the run never asked, points",
            _audited("gain", scale=100), min),
-    Figure("fa", "FA", "accuracy on what is forgotten (its test data), %", _forgotten, max),
+    Figure("fa", "FA", "accuracy on what is forgotten (its test data), %",
+           _behaviour("forget_accuracy_valid"), max),
     Figure("fa_r", "FA(r)", "of the retrained model, on the audit's samples, %",
            _audited("accuracy", "retrained", "forget_test", scale=100), None),
     Figure("fa_chance", "FA − c", "minus chance, points", _above_chance),
     Figure("fa_gap", "FA − FA(r)", "minus the retrained model's, points: 0 is the aim",
            _gap("forget_test")),
+    Figure("fa_floor", "FA(r) floor", "by how much two retrained models differ there, points",
+           _audited("floor", "forget_test", scale=100)),
     Figure("fa_train", "FA train − (r)", "the same on the training data", _gap("forget_train")),
     Figure("spill", "spill", "mean signed change of what is held at a request, points",
            _behaviour("signed_spill"), min),
@@ -145,6 +146,8 @@ FIGURES = (
            _audited("agreement", "forget_test", "uniformity", "value"), None, 3),
     Figure("cka", "1 − CKA", "distance of features from the retrained model's on forget-test",
            _audited("agreement", "forget_test", "cka", "value"), None, 3),
+    Figure("cka_floor", "1 − CKA floor", "the same between two retrained models",
+           _audited("agreement", "forget_test", "cka", "floor"), None, 3),
     Figure("svc", "SVC", "membership attack on the run (0.5: nothing)",
            _attack("svc_probabilities", "unlearned"), max, 3),
     Figure("svc_r", "SVC (r)", "the same on the retrained model",
@@ -165,7 +168,7 @@ FIGURES = (
            _audited("cost", "fraction"), max, 3),
     Figure("samples", "samples", "samples that a request is trained on",
            _audited("cost", "samples"), None, 0),
-    Figure("past", "past data", "of those and others, samples read that were not handed over",
+    Figure("past", "past data", "of those, earlier samples that were not handed over",
            _audited("cost", "past_samples"), None, 0),
 )  # fmt: skip
 
@@ -189,7 +192,7 @@ def unlearning_table(groups: Sequence[Group]) -> Table:
             table.append(
                 {"benchmark": group.benchmark, "method": group.method.label}
                 | {"figure": figure.key, "meaning": figure.meaning}
-                | {"void": sum(not _counts(f) for f in found), **_spread(numbers, figure.worst)}
+                | {"void": sum(not _valid(f) for f in found), **_spread(numbers, figure.worst)}
             )
     return table
 
@@ -201,20 +204,20 @@ def requests_table(groups: Sequence[Group]) -> Table:
         found = [(c, f) for c in group.cells if (f := facts_of(c)) is not None]
         for i in range(len(found[0][1]["behaviour"]["rows"]) if found else 0):
             rows = [f["behaviour"]["rows"][i] for _, f in found]
-            task = found[0][1]["behaviour"]["tasks"][rows[0]["task"]]
+            tasks = [found[0][1]["behaviour"]["tasks"][k] for k in rows[0]["tasks"]]
             keys = ("retain_accuracy", "forget_accuracy", "signed_spill", "peak_relapse")
             table.append(
                 {"benchmark": group.benchmark, "method": group.method.label}
-                | {"request": i, "name": f"{rows[0]['op']}{task}"}
+                | {"request": i, "name": rows[0]["op"] + ",".join(map(str, tasks))}
                 | {key: _percent(r[key] for r in rows) for key in keys}
-                | {"seconds": mean_present(_seconds(c, i) for c, _ in found)}
+                | {"seconds": mean_present(_seconds(c, rows[0]["position"]) for c, _ in found)}
             )
     return table
 
 
-def _seconds(cell: Cell, request: int) -> float | None:
+def _seconds(cell: Cell, position: int) -> float | None:
     spent = cell.record.get("spent", ())
-    return float(spent[request]["seconds"]) if request < len(spent) else None
+    return next((float(r["seconds"]) for r in spent if r["index"] == position), None)
 
 
 def _percent(values: Iterable[float | None]) -> float | None:

@@ -81,34 +81,6 @@ def test_a_probe_reads_what_features_hold() -> None:
     assert scaled == relearn.linear_probe(x, y, tx, ty), "any scale of the features"
 
 
-def test_recovery_table_takes_transfer_off() -> None:
-    forgotten = {
-        "unlearned": {1: 0.5, 5: 0.8},
-        "retrained": {1: 0.2, 5: 0.6},
-        "before": {1: 0.9, 5: 0.9},
-    }
-    control = {"unlearned": {1: 0.3, 5: 0.6}, "retrained": {1: 0.2}}
-    one, five = relearn.recovery_table(forgotten, control, counts=(1, 5))
-    assert one == pytest.approx(
-        {
-            "images_per_class": 1,
-            "unlearned": 0.5,
-            "retrained": 0.2,
-            "before": 0.9,
-            "gap": 0.3,
-            "control_unlearned": 0.3,
-            "control_retrained": 0.2,
-            "transfer": 0.1,
-            "memory": 0.2,
-        }
-    )
-    assert five["gap"] == pytest.approx(0.2)
-    assert five["control_retrained"] is five["transfer"] is five["memory"] is None
-    table = relearn.recovery_table(forgotten)
-    assert [row["images_per_class"] for row in table] == [1, 5, 10, 50]
-    assert "memory" not in table[0] and table[2]["gap"] is None
-
-
 X, Y = blobs(0, 1.0)
 REFUSED: dict[str, tuple[Any, str]] = {
     "margin": (lambda: relearn.target(0.9, 5), "margin is 5"),
@@ -120,7 +92,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "one class": (lambda: relearn.linear_probe(X, Y * 0, X, Y), "two classes"),
     "labels": (lambda: relearn.linear_probe(X, Y, X, Y[:3]), r"labels \(3,\)"),
     "finite": (lambda: relearn.linear_probe(X * np.inf, Y, X, Y), "not finite"),
-    "model": (lambda: relearn.recovery_table({"unlearned": {}}), "no curve of .'retrained'"),
 }
 
 

@@ -27,6 +27,7 @@ options:
   eraser: {steps: 7}
 audit: true
 """
+WITHOUT = "[{learn: 1, without: [{tasks: [0]}]}, {learn: 2}]"
 ERASER = """
 from typing import ClassVar
 class Eraser(Wrapper):
@@ -135,7 +136,7 @@ def test_the_key_belongs_to_the_file_and_not_to_a_run(folder: Path) -> None:
 def test_each_method_is_judged_by_its_base_retrained_and_unasked(folder: Path) -> None:
     spec = grid(folder)
     assert len(spec.cells()) == 6
-    expected = [("memory", s, order) for s in range(3) for order in ("L1 L2", "L0 L1 L2")]
+    expected = [("memory", s, order) for s in range(3) for order in ("L1- L2", "L0 L1 L2")]
     assert facts(spec.companions()) == expected, "the same for both methods, and each once"
     assert not spec.notices
 
@@ -147,18 +148,18 @@ def test_cells_are_what_they_are_without_an_audit(folder: Path) -> None:
 
 def test_a_run_by_hand_is_the_same_run(folder: Path) -> None:
     words = ("strategy=memory", "scenario=toy", "seed=1", "epochs=2", "options.memory.capacity=100")
-    by_hand = [load_run([*words, f"requests={order}"]) for order in ("L1 L2", "L0 L1 L2")]
+    by_hand = [load_run([*words, f"requests={order}"]) for order in (WITHOUT, "L0 L1 L2")]
     ids = {run_id(cfg) for cfg in grid(folder).companions() if cfg.seed == 1}
     assert ids == set(map(run_id, by_hand))
     assert all("eraser" not in resolved(cfg).options for cfg in grid(folder).companions())
 
 
 def test_a_cell_that_is_a_companion_runs_once(folder: Path) -> None:
-    include = "include: [{strategy: memory, scenario: toy, requests: L1 L2, axes: {seed: [0, 1]}}]"
-    spec = grid(folder, GRID + include)
+    more = f"{{strategy: memory, scenario: toy, requests: {WITHOUT}, axes: {{seed: [0, 1]}}}}"
+    spec = grid(folder, f"{GRID}include: [{more}]\n")
     assert len(spec.cells()) == 8
     rest = [("memory", 0, "L0 L1 L2"), ("memory", 1, "L0 L1 L2")]
-    assert facts(spec.companions()) == [*rest, ("memory", 2, "L1 L2"), ("memory", 2, "L0 L1 L2")]
+    assert facts(spec.companions()) == [*rest, ("memory", 2, "L1- L2"), ("memory", 2, "L0 L1 L2")]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_wrappers_that_only_forget_have_nothing_to_do_there(
 ) -> None:
     cfg = load_run([f"strategy={chain}", "scenario=toy", "requests=L0 L1 U0"])
     assert retrained(cfg).strategy == unasked(cfg).strategy == left
-    assert facts([retrained(cfg), unasked(cfg)]) == [(left, 0, "L1"), (left, 0, "L0 L1")]
+    assert facts([retrained(cfg), unasked(cfg)]) == [(left, 0, "L1-"), (left, 0, "L0 L1")]
 
 
 def test_options_that_forgetting_alone_uses_make_no_other_companion(folder: Path) -> None:
@@ -185,9 +186,8 @@ def test_options_that_forgetting_alone_uses_make_no_other_companion(folder: Path
     beside = grid(folder, text).companions()
     assert {cfg.strategy for cfg in beside} == {"codes"} and len(beside) == 6
     assert {str(resolved(cfg).options["codes"]) for cfg in beside} == {"{'size': 6}"}
-    by_hand = load_run(
-        ["strategy=codes", "scenario=toy", "epochs=2", "options.codes.size=6", "requests=L1 L2"]
-    )
+    words = ("strategy=codes", "scenario=toy", "epochs=2", "options.codes.size=6")
+    by_hand = load_run([*words, "requests=L0 L1 L2"])
     assert run_id(by_hand) in set(map(run_id, beside))
 
 
@@ -207,6 +207,12 @@ def test_classes_and_samples_are_left_out_of_what_is_learned(folder: Path) -> No
     ]
     assert [(f.names, list(f.values)) for f in second.without] == [("uids", [3, 7])]
     assert facts([unasked(cfg)]) == [("plain", 0, "L0 L1")]
+
+
+def test_what_was_learned_again_is_learned_once_by_who_was_never_asked(folder: Path) -> None:
+    cfg = load_run(["strategy=plain", "scenario=toy", "requests=L0 L1 U0 L2 L0 U1"])
+    assert facts([unasked(cfg)]) == [("plain", 0, "L0 L1 L2")]
+    assert facts([retrained(cfg)]) == [("plain", 0, "L2- L0-")]
 
 
 def test_whether_data_is_handed_over_makes_no_other_companion(folder: Path) -> None:

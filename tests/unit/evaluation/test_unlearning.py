@@ -12,7 +12,6 @@ from clframe.errors import ClframeError
 from clframe.evaluation.unlearning import (
     Request,
     Row,
-    relapse_curve,
     summarize,
 )
 
@@ -65,7 +64,8 @@ def test_forgetting_is_split_into_what_learning_and_unlearning_took() -> None:
 
 def test_rows_are_the_report_request_by_request() -> None:
     table = [tuple(row.values()) for row in of(*SPEC)["rows"]]
-    assert [row[:3] for row in table] == [(0, "L", 0), (1, "L", 1), (2, "U", 0), (3, "L", 2)]
+    kinds = [(0, "L", [0]), (1, "L", [1]), (2, "U", [0]), (3, "L", [2])]
+    assert [row[:3] for row in table] == kinds
     assert [row[3] for row in table] == pytest.approx([0.9, 0.9, 0.91, 0.915])
     assert [row[4:] for row in table[:2]] == [(None, None, None)] * 2
     assert table[2][4:6] == pytest.approx((0.1, -0.01)) and table[2][6] is None
@@ -161,11 +161,6 @@ def test_a_model_that_retains_nothing_has_no_forget_score() -> None:
         assert found["forget_accuracy_valid"] is None
 
 
-def test_relapse_curve_starts_after_the_request() -> None:
-    steps, gained = relapse_curve([0, 10, 20, 30], [0.9, 0.1, 0.3, 0.2], since=10)
-    assert steps == [20, 30] and gained == pytest.approx([0.2, 0.1])
-
-
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Request], list[Row]]:
     held: set[int] = set()
@@ -208,7 +203,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "missing": (lambda: of("L0 L1", (90,), (None, 90)), "row 1 gives nan for task 0"),
     "chance": (lambda: summarize([("L", 0)], [[0.9]], [10]), "chance of task 0 is 10"),
     "unknown": (lambda: summarize([("L", 3)], [[0.9]], [0.1]), "task 3"),
-    "since": (lambda: relapse_curve([1, 2], [0.1, 0.2], 3), "iteration 3"),
 }
 
 
@@ -216,3 +210,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_bad_input_is_refused(call: Any, message: str) -> None:
     with pytest.raises(ClframeError, match=message):
         call()
+
+
+def test_what_is_forgotten_together_is_judged_by_what_it_was_before() -> None:
+    asked = [("L", 0), ("L", 1), ("L", 2), ("U", (0, 1)), ("L", 3)]
+    table = rows((90,), (90, 90), (90, 90, 80), (10, 20, 70), (30, 20, 75, 90))
+    found = summarize(asked, table, [0.1] * 4)
+    assert [f["before"] for f in found["forgets"]] == pytest.approx([0.9, 0.9])
+    assert [f["after"] for f in found["forgets"]] == pytest.approx([0.1, 0.2])
+    assert found["signed_spill"] == pytest.approx(-0.1) and found["spill"] == pytest.approx(0.1)
+    assert found["rows"][3]["tasks"] == [0, 1]
+    assert found["rows"][3]["retain_accuracy"] == pytest.approx(0.7)
+    assert found["relapse"] == pytest.approx(0.2)
