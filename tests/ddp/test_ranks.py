@@ -14,11 +14,18 @@ from clframe.registry import plugins
 from clframe.tracking.store import RunStore
 from tests.conftest import prepare_cell
 
-STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in plugins("strategy").items())
+KNOWN = plugins("strategy").items()
+STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in KNOWN if not p.only_forgets)
+STEPLESS = {"acu"}  # it has no loss to compare
+OWN = {"uncle": ("options.uncle={widths: [16, 16], chunks: 8}",)}
+FORGET = ("requests=L0 L1 U0 L2", "forget_data=true")
 REPLAY = "strategy=replay"
 NORMS = (REPLAY, "net.name=slim_resnet18", "net.args.width=4", "net.augment=true")
 SMALL_STEPS = "optim.lr=0.0005"  # through batch norm, rounding grows by the size of the updates
 CASES = {name: (f"strategy={name}", "optim.momentum=0.9") for name in STRATEGIES} | {
+    **{n: (f"strategy={n}+replay", *FORGET) for n, p in KNOWN if p.only_forgets},
+    "acu": ("strategy=acu", *FORGET),
+    "uncle": ("strategy=uncle", *FORGET, *OWN["uncle"]),
     "batch norm": NORMS,
     "frozen": (*NORMS, "net.freeze=true", "eval.budget=31"),
     "forgetting": (REPLAY, "requests=L0 L1 F0 L2"),
@@ -70,10 +77,10 @@ def test_two_ranks_equal_one_process(trained: Trained, case: str) -> None:
     assert counted[0]["fallback"] is counted[1]["fallback"] is None
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s not in STEPLESS])
 def test_single_precision_begins_alike(trained: Trained, strategy: str) -> None:
-    more = "options.split_digits.train_limit=60"
-    one, two = (trained(n, f"strategy={strategy}", more) for n in (1, 2))
+    more = ("options.split_digits.train_limit=60", *OWN.get(strategy, ()))
+    one, two = (trained(n, f"strategy={strategy}", *more) for n in (1, 2))
     assert losses_apart(one, two, 1e-5, updates=50) is None
 
 

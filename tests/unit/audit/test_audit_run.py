@@ -389,10 +389,8 @@ def test_classes_of_which_nothing_is_held_are_left_out_of_distances(tmp_path: Pa
     found = judge(case, SMALL)
     evidence = gather(make_stream(case.cfg), SMALL.samples)
     assert evidence.emptied == (1, 2)
-    parts = evidence.retain_test
-    ours, theirs = (
-        answers(model(f), parts, by_task=False).p for f in (case.folder, case.retrained)
-    )
+    both = (model(case.folder), model(case.retrained))
+    ours, theirs = (answers(m, evidence.retain_test, evidence).p for m in both)
     assert (ours[:, [1, 2]] == 0).all() and (theirs[:, [1, 2]] > 0).any()
     held = np.isin(np.arange(10), (1, 2), invert=True)
     expected = agreement.js(ours, theirs, held)
@@ -407,10 +405,8 @@ def test_so_are_they_where_not_every_class_was_learned(tmp_path: Path) -> None:
     found = judge(case, SMALL)
     evidence = gather(make_stream(case.cfg), SMALL.samples)
     assert evidence.emptied == (4, 5, 6) and evidence.retain_test[0].classes == tuple(range(4, 10))
-    parts = evidence.retain_test
-    ours, theirs = (
-        answers(model(f), parts, by_task=False).p for f in (case.folder, case.retrained)
-    )
+    both = (model(case.folder), model(case.retrained))
+    ours, theirs = (answers(m, evidence.retain_test, evidence).p for m in both)
     expected = agreement.js(ours, theirs, [False] * 3 + [True] * 3)
     assert found["agreement"]["retain_test"]["js"]["value"] == pytest.approx(expected)
 

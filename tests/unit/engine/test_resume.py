@@ -20,9 +20,13 @@ from clframe.tracking.journal import frames
 from clframe.tracking.store import RunStore
 from tests.conftest import MakeCell
 
-STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in plugins("strategy").items())
+KNOWN = plugins("strategy").items()  # those that only forget are killed in test_forgetting.py
+STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in KNOWN if not p.only_forgets)
 STRATEGIES += ["refresh+hpcr"]
-OWN = {"sharp": ("options.sharp={phases: 2, phase_epochs: 2}",)}
+OWN = {
+    "sharp": ("options.sharp={phases: 2, phase_epochs: 2}",),
+    "uncle": ("options.uncle={widths: [16, 16], chunks: 8}",),
+}
 
 
 def assert_equal_runs(a: RunStore, b: RunStore) -> None:
@@ -37,12 +41,12 @@ def assert_equal_runs(a: RunStore, b: RunStore) -> None:
 
 
 def updates_of(store: RunStore) -> list[int]:
-    """The iterations at which there was a loss."""
+    """The iterations at which there was a loss; all of them where there never is one."""
     found: set[int] = set()
     for frame in frames(store.journal_path):
         if "loss/total" in frame.arrays.get("keys", ()):
             found |= set(frame.arrays["iteration"].tolist())
-    return sorted(found)
+    return sorted(found) or list(range(1, store.read_record().iteration + 1))
 
 
 class Stop(BaseException):
