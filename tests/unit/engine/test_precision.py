@@ -50,7 +50,7 @@ def test_gradients_are_unscaled_before_anybody_sees_them(scale: float | None) ->
     module = ContinualModule(
         strategy,
         exp,
-        ForgetLoader(1, exp.train),
+        ForgetLoader(exp.train, 4, 1, seed=0, key=0),
         Position(local=1),
         SimpleNamespace(),
         epochs=1,
