@@ -129,7 +129,7 @@ def relapses(scene: Scene) -> Figure:
             pens.method_line(ax, curve, bins, scene.looks[method])
         pens.switches(ax, scene, (zoom.first, zoom.last))
         ax.set_xlim(zoom.first, zoom.last)
-        pens.accuracy_axis(ax, left=place % columns == 0, bottom=place + columns >= count)
+        pens.accuracy_axis(ax, left=place % columns == 0, bottom=True)
         ax.set_title(scene.stages[zoom.learned], loc="left", fontsize=10, color=LOST, pad=16)
     pens.finish(
         figure,
