@@ -129,7 +129,7 @@ def _agreement(
     """Distances from the retrained model, on what was forgotten and on what was not."""
     active = None
     if not evidence.by_task and evidence.emptied:
-        active = ~np.isin(np.arange(evidence.width), evidence.emptied)
+        active = ~np.isin(evidence.forget_train[0].classes, evidence.emptied)
         active = active if active.any() else None
     found = {}
     for split in ("forget_test", "retain_test"):

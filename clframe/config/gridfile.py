@@ -27,7 +27,9 @@ def audit_of(raw: dict[str, Any], where: str) -> Audit | None:
     if given is None or given is False:
         return None
     given = {} if given is True else given
-    if isinstance(given, dict):
+    if not isinstance(given, dict):
+        fail([Problem(where, "audit", given, "expected a mapping, or true")])
+    else:
         fail(
             Problem(where, f"audit.{key}", value, unknown_key(key, Audit.model_fields))
             for key, value in given.items()

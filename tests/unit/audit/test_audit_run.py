@@ -399,7 +399,6 @@ def test_classes_of_which_nothing_is_held_are_left_out_of_distances(tmp_path: Pa
     assert request["name"] == "U0" and found["accuracy"]["unlearned"]["forget_test"] == 0.0
 
 
-@pytest.mark.xfail(strict=True, reason="bug: labels are taken for places among the classes")
 def test_so_are_they_where_not_every_class_was_learned(tmp_path: Path) -> None:
     case = trained(tmp_path, "strategy=replay", "requests=L1 L2 U1")
     found = judge(case, SMALL)

@@ -106,10 +106,7 @@ def test_an_audit_is_asked_for(folder: Path, value: str, expected: Audit | None)
         ("{samples: 0}", "audit.samples = 0: expected at least 1"),
         ("{recovery: 3}", "audit.recovery = 3: expected a list"),
         ("{recovery: [1, 0]}", "audit.recovery[1] = 0: expected at least 1"),
-        pytest.param(
-            *("3", "audit = 3: expected a mapping"),
-            marks=pytest.mark.xfail(strict=True, reason="bug: the key is shown as `audit.`"),
-        ),
+        ("3", "audit = 3: expected a mapping"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(folder: Path, value: str, expected: str) -> None:
