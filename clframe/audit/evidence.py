@@ -106,13 +106,9 @@ def gather(stream: Stream, limit: int) -> Evidence:
                 )
             )
     kept = [i for i, s in left.items() if len(s)]
-    return Evidence(
-        forgotten,
-        [part(exps[i], left[i], "train") for i in kept],
-        [part(exps[i], _held_test(exps[i], emptied), "test") for i in kept],
-        emptied,
-        by_task,
-    )
+    train = [part(exps[i], left[i], "train") for i in kept]
+    test = [part(exps[i], _held_test(exps[i], emptied), "test") for i in kept]
+    return Evidence(forgotten, train, test, emptied, by_task)
 
 
 def _left(stream: Stream, exp: Experience, upto: int) -> Samples:
