@@ -206,8 +206,9 @@ def noise_floor(models: Sequence[Any], divergence: Distance) -> float | None:
 
 def against(value: float | None, floor: float | None) -> Reading:
     """A value read against the noise floor."""
-    known = value is not None and floor is not None and 0 < floor < math.inf
-    return Reading(value, floor, value / floor if known else None)  # type: ignore[operator]
+    if value is None or floor is None or not 0 < floor < math.inf:
+        return Reading(value, floor, None)
+    return Reading(value, floor, value / floor)
 
 
 def probabilities(p: Any, active: Active = None) -> Floats:

@@ -23,8 +23,9 @@ from clframe.report.scene import (
 )
 from clframe.report.style import INK, LOST, sequence
 
-WIDTH, DPI = 13.0, 110
-Draw = Callable[[Scene], Figure]
+DPI = 110
+Drawing = tuple[Figure, list[Line2D]]  # and what its legend shows
+Draw = Callable[[Scene], Drawing]
 
 
 def save_all(scene: Scene, folder: Path, stem: str) -> list[Path]:
@@ -40,14 +41,15 @@ def save_all(scene: Scene, folder: Path, stem: str) -> list[Path]:
     paths = []
     for view, draw in views.items():
         path = folder / f"{stem}-{view}.png"
-        figure = draw(scene)
+        figure, handles = draw(scene)
+        pens.finish(figure, pens.heading(scene, view), handles, note_of(view, scene))
         FigureCanvasAgg(figure)
         figure.savefig(path, dpi=DPI, facecolor="white")
         paths.append(path)
     return paths
 
 
-def experiences(scene: Scene) -> Figure:
+def experiences(scene: Scene) -> Drawing:
     """A panel per method; in it a line per experience, from its own training on."""
     count = len(scene.methods)
     columns = 1 if count <= 3 else 2
@@ -68,16 +70,15 @@ def experiences(scene: Scene) -> Figure:
         pens.accuracy_axis(ax, left=place % columns == 0, bottom=place + columns >= count)
         pens.title(ax, scene, method)
     handles = [Line2D([], [], color=colors[i], lw=2.5, label=scene.name(i)) for i in known]
-    pens.finish(figure, pens.heading(scene, "experiences"), handles, note_of("experiences", scene))
-    return figure
+    return figure, handles
 
 
-def overlay(scene: Scene) -> Figure:
+def overlay(scene: Scene) -> Drawing:
     """All methods on experience 0 and on what came before, then a close-up of every switch."""
     zooms = len(scene.zooms)
     columns = zoom_columns(zooms)
     rows = -(-zooms // columns)
-    figure = Figure(figsize=(WIDTH, 6.6 + 2.5 * rows), layout="constrained")
+    figure = Figure(figsize=(pens.WIDTH, 6.6 + 2.5 * rows), layout="constrained")
     grid = figure.add_gridspec(2 + rows, columns, height_ratios=[1.15, 1.15, *[1.0] * rows])
     bins = overlay_bins(scene)
     first, previous = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, :])
@@ -105,16 +106,10 @@ def overlay(scene: Scene) -> Figure:
             ax, left=place % columns == 0, bottom=place + columns >= zooms, fixed=False
         )
         ax.set_title(f"Switch to {zoom.learned}: mean of all before", loc="left", fontsize=10)
-    pens.finish(
-        figure,
-        pens.heading(scene, "overlay"),
-        pens.method_handles(scene),
-        note_of("overlay", scene),
-    )
-    return figure
+    return figure, pens.method_handles(scene)
 
 
-def relapses(scene: Scene) -> Figure:
+def relapses(scene: Scene) -> Drawing:
     """A panel per forgotten experience: all methods from just before its request to the end."""
     count = len(scene.relapses)
     columns = min(count, 3)
@@ -131,27 +126,21 @@ def relapses(scene: Scene) -> Figure:
         ax.set_xlim(zoom.first, zoom.last)
         pens.accuracy_axis(ax, left=place % columns == 0, bottom=True)
         ax.set_title(scene.stages[zoom.learned], loc="left", fontsize=10, color=LOST, pad=16)
-    pens.finish(
-        figure,
-        pens.heading(scene, "relapse"),
-        pens.method_handles(scene),
-        note_of("relapse", scene),
-    )
-    return figure
+    return figure, pens.method_handles(scene)
 
 
-def matrices(scene: Scene) -> Figure:
+def matrices(scene: Scene) -> Drawing:
     """R of every method: accuracy after learning the row's experience, on the column's."""
     count = len(scene.heats)
     size = max(h.table.shape[0] for h in scene.heats.values())
     columns = min(count, 5 if size <= 5 else 4 if size <= 7 else 3 if size <= 10 else 2)
     rows = -(-count // columns)
-    side = WIDTH / columns
+    side = pens.WIDTH / columns
     figure, axes = pens.panels(rows, columns, panel_height=side * 0.88)
     image = None
     for ax, (method, heat) in zip(axes, scene.heats.items(), strict=False):
         image = ax.imshow(heat.table * 100, vmin=0, vmax=100, cmap="cividis", aspect="equal")
-        font = float(np.clip(62 * side / WIDTH * 3 / heat.table.shape[1], 5.5, 12))
+        font = float(np.clip(62 * side / pens.WIDTH * 3 / heat.table.shape[1], 5.5, 12))
         for k, i in np.argwhere(~np.isnan(heat.table)):
             value = heat.table[k, i] * 100
             color = "black" if value > 55 else "white"
@@ -167,11 +156,10 @@ def matrices(scene: Scene) -> Figure:
         ax.set_visible(False)
     if image is not None:
         figure.colorbar(image, ax=axes, shrink=0.6, aspect=35, label="accuracy [%]", pad=0.01)
-    pens.finish(figure, pens.heading(scene, "matrix"), [], note_of("matrix", scene))
-    return figure
+    return figure, []
 
 
-def gap_bars(scene: Scene) -> Figure:
+def gap_bars(scene: Scene) -> Drawing:
     """How deep each method falls and whether it comes back: mean, interval, seeds."""
     count = len(scene.methods)
     figure, axes = pens.panels(1, len(scene.bars), panel_height=1.5 + 0.42 * count, sharey=True)
@@ -186,5 +174,4 @@ def gap_bars(scene: Scene) -> Figure:
         ax.set_xlim(*bar_range(column, bars))
         pens.plain(ax)
         ax.grid(axis="x", color="#E5E7EB", lw=0.8)
-    pens.finish(figure, pens.heading(scene, "gap"), [], note_of("gap", scene))
-    return figure
+    return figure, []
