@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import torch
@@ -39,15 +40,16 @@ def first_of_each(y: Tensor, count: int) -> Tensor:
     return torch.cat([torch.zeros_like(y[:0]), *rows])
 
 
-class Memory(nn.Module):
+class Memory(nn.Module, ABC):
     """Rows under named columns, in the state dict; a column `uid` says which sample each is of."""
 
     def __init__(self) -> None:
         super().__init__()
         self._columns: list[str] = []
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """How many samples are remembered."""
 
     @property
     def split(self) -> bool:
@@ -63,9 +65,9 @@ class Memory(nn.Module):
         """The stored rows of one column, [len(self), ...]."""
         return self._store(name)
 
+    @abstractmethod
     def forget(self, *, uids: Tensor) -> int:
         """Drop every row whose `uid` is among `uids` ([n] int64); returns how many went."""
-        raise NotImplementedError
 
     def _store(self, name: str) -> Tensor:
         return cast(Tensor, self._buffers[f"column_{name}"])
