@@ -4,6 +4,7 @@ from clframe.core.augment import ResizedCrop
 from clframe.core.buffer import ReplayBuffer
 from clframe.core.dist import agreed, gather, global_size, mean_grad, mean_of, part, total
 from clframe.core.experience import Batch, Experience, Samples, Scenario, Stream
+from clframe.core.forgetting import ForgetSteps, needs_forget_data, needs_plain_net
 from clframe.core.gradients import fisher_diagonal
 from clframe.core.hypernet import GeneratedNet, Hypernet, TaskHypernet, preservation, towards_noise
 from clframe.core.losses import (
@@ -20,6 +21,7 @@ from clframe.core.losses import (
 from clframe.core.memory import Archive, decode, encode, first_of_each
 from clframe.core.neighbours import Neighbours
 from clframe.core.net import CLOSED, CosineLinear, Net, evaluating, frozen_state
+from clframe.core.options import check_above, check_choice, check_least, check_range
 from clframe.core.ridge import RidgeInverse, RidgeMoments
 from clframe.core.rng import generator, shared_rng
 from clframe.core.sparse import SparseChain
@@ -29,8 +31,6 @@ from clframe.core.strategy import (
     Strategy,
     StreamInfo,
     Wrapper,
-    needs_forget_data,
-    needs_plain_net,
 )
 from clframe.core.svm import linear_svm
 from clframe.errors import ConfigError, DataError
@@ -61,6 +61,7 @@ __all__ = [
     "DataError",
     "Draw",
     "Experience",
+    "ForgetSteps",
     "Frozen",
     "GeneratedNet",
     "Hypernet",
@@ -84,6 +85,10 @@ __all__ = [
     "agreed",
     "by_classes",
     "by_views",
+    "check_above",
+    "check_choice",
+    "check_least",
+    "check_range",
     "class_counts",
     "class_groups",
     "class_order",

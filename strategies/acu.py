@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from clframe.api import (
     CLOSED,
     Batch,
-    ConfigError,
     DataError,
     Experience,
     Frozen,
@@ -28,6 +27,9 @@ from clframe.api import (
     RidgeMoments,
     Strategy,
     StreamInfo,
+    check_above,
+    check_choice,
+    check_least,
     evaluating,
     gather,
     needs_forget_data,
@@ -61,12 +63,9 @@ class Acu(Strategy):
         self, *, gamma: float = 0.1, expansion: int | None = None, form: str = "moments"
     ) -> None:
         super().__init__()
-        if not gamma > 0:
-            raise ConfigError(f"gamma: {gamma} is not above 0.")
-        if expansion is not None and expansion < 1:
-            raise ConfigError(f"expansion: {expansion} is no width; give 1 or more, or null.")
-        if form not in FORMS:
-            raise ConfigError(f"form: {form!r} is unknown; choose from {', '.join(FORMS)}.")
+        check_above(0, gamma=gamma)
+        check_least(1, expansion=expansion)
+        check_choice(FORMS, form=form)
         self.gamma, self.expansion, self.form = gamma, expansion, form
         self.learned: dict[int, int] = {}  # how often each sample was learned, by its uid
 
@@ -85,7 +84,7 @@ class Acu(Strategy):
         """One pass; a request needs no step, but the data."""
         if exp.kind == "learn":
             return 1
-        needs_forget_data(exp, "acu")
+        needs_forget_data(self, exp)
         return None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -103,7 +102,7 @@ class Acu(Strategy):
     @torch.no_grad()
     def forget(self, exp: Experience) -> bool:
         """Subtract the withdrawn rows, each as often as it had come."""
-        needs_forget_data(exp, "acu")
+        needs_forget_data(self, exp)
         uids, times = exp.train.uid.tolist(), exp.times or (1,) * len(exp.train)
         for uid, count in zip(uids, times, strict=True):
             if self.learned.get(uid, 0) < count:

@@ -8,29 +8,24 @@ rest; without the ceiling, which the plain method does not have, the loss has no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clframe.api import (
     Batch,
-    ConfigError,
     Experience,
-    Samples,
+    ForgetSteps,
     Strategy,
-    Wrapper,
+    check_above,
     evaluating,
     global_size,
     mean_of,
-    needs_forget_data,
-    needs_plain_net,
 )
 
 
-class Ascent(Wrapper):
+class Ascent(ForgetSteps):
     """Any learner; at a forget request, `steps` steps up the loss of the data handed over.
 
     steps: of each request (20). lr: of plain SGD (0.01), with the run's batch size.
@@ -42,29 +37,9 @@ class Ascent(Wrapper):
     def __init__(
         self, base: Strategy, *, steps: int = 20, lr: float = 0.01, ceiling: float | None = 2.0
     ) -> None:
-        super().__init__(base)
-        if steps < 1:
-            raise ConfigError(f"steps: {steps} is too few; give 1 or more.")
-        if not lr > 0:
-            raise ConfigError(f"lr: {lr} is no step; give more than 0.")
-        if ceiling is not None and not ceiling > 0:
-            raise ConfigError(f"ceiling: {ceiling} is no loss; give more than 0, or null.")
-        self.steps, self.lr, self.ceiling = steps, lr, ceiling
-
-    def budget(self, exp: Experience) -> int | None:
-        if exp.kind == "learn":
-            return self.base.budget(exp)
-        needs_plain_net(self.base, exp, "ascent")
-        needs_forget_data(exp, "ascent")
-        return self.steps
-
-    def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
-        return self.base.data(exp, past) if exp.kind == "learn" else exp.train
-
-    def optimizer(self, exp: Experience) -> torch.optim.Optimizer | None:
-        if exp.kind == "learn":
-            return self.base.optimizer(exp)
-        return torch.optim.SGD(self.trainable(), lr=self.lr)
+        super().__init__(base, steps, lr)
+        check_above(0, ceiling=ceiling)
+        self.ceiling = ceiling
 
     def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
         x = self.augment(batch.x)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from clframe.api import (
     Batch,
-    ConfigError,
     ReplayBuffer,
     Strategy,
+    check_least,
     cross_entropy,
     global_size,
     mean_squared_error,
@@ -35,10 +35,8 @@ class Der(Strategy):
         self, *, alpha: float = 0.3, capacity: int = 500, replay_size: int | None = None
     ) -> None:
         super().__init__()
-        if not alpha >= 0:
-            raise ConfigError(f"alpha: {alpha} is not a weight; give 0 or more.")
-        if replay_size is not None and replay_size < 1:
-            raise ConfigError(f"replay_size: {replay_size} rows cannot be drawn; give 1 or more.")
+        check_least(0, alpha=alpha)
+        check_least(1, replay_size=replay_size)
         self.alpha, self.replay_size = alpha, replay_size
         self.memory = ReplayBuffer(capacity)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from clframe.api import (
     Batch,
-    ConfigError,
     ReplayBuffer,
     Strategy,
+    check_least,
     cross_entropy,
     global_size,
     mean_squared_error,
@@ -41,11 +41,8 @@ class Derpp(Strategy):
         replay_size: int | None = None,
     ) -> None:
         super().__init__()
-        for name, weight in (("alpha", alpha), ("beta", beta)):
-            if not weight >= 0:
-                raise ConfigError(f"{name}: {weight} is not a weight; give 0 or more.")
-        if replay_size is not None and replay_size < 1:
-            raise ConfigError(f"replay_size: {replay_size} rows cannot be drawn; give 1 or more.")
+        check_least(0, alpha=alpha, beta=beta)
+        check_least(1, replay_size=replay_size)
         self.alpha, self.beta, self.replay_size = alpha, beta, replay_size
         self.memory = ReplayBuffer(capacity)
 

@@ -29,7 +29,7 @@ class Discard(Wrapper):
     def budget(self, exp: Experience) -> int | None:
         if exp.kind == "learn":
             return self.base.budget(exp)
-        needs_plain_net(self.base, exp, "discard")
+        needs_plain_net(self, exp)
         if not exp.emptied:
             raise ConfigError(
                 f"requests[{exp.index}]: no class loses all its samples, so there is no output to "

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from clframe.api import (
     Batch,
-    ConfigError,
     Experience,
     Net,
     ReplayBuffer,
     Strategy,
     StreamInfo,
+    check_choice,
+    check_least,
     cross_entropy,
     gather,
     keep_classes,
@@ -49,10 +50,8 @@ class ErAce(Strategy):
         task_free: bool = False,
     ) -> None:
         super().__init__()
-        if replay_size is not None and replay_size < 1:
-            raise ConfigError(f"replay_size: {replay_size} rows cannot be drawn; give 1 or more.")
-        if mask not in ("clean", "reference", "present"):
-            raise ConfigError(f"mask: {mask!r} is unknown; choose from clean, reference, present.")
+        check_choice(("clean", "reference", "present"), mask=mask)
+        check_least(1, replay_size=replay_size)
         self.replay_size, self.mask, self.task_free = replay_size, mask, task_free
         self.memory = ReplayBuffer(capacity)
 

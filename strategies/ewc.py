@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from clframe.api import (
     Batch,
-    ConfigError,
     Experience,
     Net,
     Samples,
     Strategy,
     StreamInfo,
+    check_choice,
+    check_least,
+    check_range,
     cross_entropy,
     fisher_diagonal,
     shared_rng,
@@ -49,16 +51,11 @@ class Ewc(Strategy):
         fisher_samples: int | None = 500,
     ) -> None:
         super().__init__()
-        if not lam >= 0:
-            raise ConfigError(f"lam: {lam} is not a weight; give 0 or more.")
-        if mode not in ("separate", "online"):
-            raise ConfigError(f"mode: {mode!r} is unknown; choose from separate, online.")
-        if not 0 <= gamma <= 1:
-            raise ConfigError(f"gamma: {gamma} is not a share; give a number from 0 to 1.")
-        if fisher not in ("empirical", "sampled"):
-            raise ConfigError(f"fisher: {fisher!r} is unknown; choose from empirical, sampled.")
-        if fisher_samples is not None and fisher_samples < 1:
-            raise ConfigError(f"fisher_samples: {fisher_samples} is too few; give 1 or more.")
+        check_choice(("separate", "online"), mode=mode)
+        check_choice(("empirical", "sampled"), fisher=fisher)
+        check_least(0, lam=lam)
+        check_range(0, 1, gamma=gamma)
+        check_least(1, fisher_samples=fisher_samples)
         self.lam, self.mode, self.gamma = lam, mode, gamma
         self.fisher, self.fisher_samples = fisher, fisher_samples
 

@@ -30,6 +30,9 @@ from clframe.api import (
     Strategy,
     StreamInfo,
     agreed,
+    check_above,
+    check_choice,
+    check_least,
     evaluating,
     gather,
     linear_svm,
@@ -37,8 +40,6 @@ from clframe.api import (
     shared_rng,
 )
 
-CHOICES = {"selection": ("k", "rand", "herd"), "metric": ("cosine", "euclidean")}
-CHOICES |= {"head": ("svc", "fc")}
 CHUNK = 500  # images that go through the backbone at once
 BATCH = 128  # of fc
 
@@ -76,19 +77,15 @@ class Fetril(Strategy):
         fc_lr: float = 0.1,
     ) -> None:
         super().__init__()
-        for name, value in (("selection", selection), ("metric", metric), ("head", head)):
-            if value not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise ConfigError(f"{name}: {value!r} is unknown; choose from {known}.")
+        check_choice(("k", "rand", "herd"), selection=selection)
+        check_choice(("cosine", "euclidean"), metric=metric)
+        check_choice(("svc", "fc"), head=head)
         if k < 1:
             raise ConfigError(f"k: {k} is no rank; 1 is the most similar class.")
-        for name, number in (("c", c), ("fc_lr", fc_lr), ("neg_ratio", neg_ratio)):
-            if number is not None and not number > 0:
-                raise ConfigError(f"{name}: {number} is not above 0.")
+        check_above(0, c=c, fc_lr=fc_lr, neg_ratio=neg_ratio)
+        check_least(1, fc_epochs=fc_epochs)
         if neg_ratio is not None and head == "fc":
             raise ConfigError(f"neg_ratio: {neg_ratio} goes with head=svc; leave it out for fc.")
-        if fc_epochs < 1:
-            raise ConfigError(f"fc_epochs: {fc_epochs} is too few; give 1 or more.")
         self.selection, self.k, self.metric, self.head = selection, k, metric, head
         self.c, self.neg_ratio, self.fc_epochs, self.fc_lr = c, neg_ratio, fc_epochs, fc_lr
         self.fitted = False

@@ -32,6 +32,9 @@ from clframe.api import (
     ResizedCrop,
     Strategy,
     StreamInfo,
+    check_above,
+    check_choice,
+    check_least,
     class_counts,
     gather,
     global_size,
@@ -42,8 +45,6 @@ from clframe.api import (
     proxy_distillation,
     relation_distillation,
 )
-
-CHOICES = {"pair_mode": ("proxy", "one", "all", "auto"), "view": ("resized_crop", "net")}
 
 
 class Hpcr(Strategy):
@@ -86,27 +87,11 @@ class Hpcr(Strategy):
         view: str = "resized_crop",
     ) -> None:
         super().__init__()
-        for name, choice in (("pair_mode", pair_mode), ("view", view)):
-            if choice not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise ConfigError(f"{name}: {choice!r} is unknown; choose from {known}.")
-        heats = {"temperature": temperature, "tau_low": tau_low, "tau_high": tau_high}
-        for name, heat in heats.items():
-            if not heat > 0:
-                raise ConfigError(f"{name}: {heat} is no temperature; give more than 0.")
-        for name, weight in (("alpha", alpha), ("beta", beta)):
-            if not weight >= 0:
-                raise ConfigError(f"{name}: {weight} is not a weight; give 0 or more.")
-        if replay_size is not None and replay_size < 1:
-            raise ConfigError(f"replay_size: {replay_size} rows cannot be drawn; give 1 or more.")
-        least = {
-            "repeats": (repeats, 1),
-            "period": (period, 0),
-            "pair_threshold": (pair_threshold, 1),
-        }
-        for name, (count, fewest) in least.items():
-            if count < fewest:
-                raise ConfigError(f"{name}: {count} is too few; give {fewest} or more.")
+        check_choice(("proxy", "one", "all", "auto"), pair_mode=pair_mode)
+        check_choice(("resized_crop", "net"), view=view)
+        check_above(0, temperature=temperature, tau_low=tau_low, tau_high=tau_high)
+        check_least(0, alpha=alpha, beta=beta, period=period)
+        check_least(1, replay_size=replay_size, repeats=repeats, pair_threshold=pair_threshold)
         if tau_low > tau_high:
             raise ConfigError(f"tau_low: {tau_low} is above tau_high, {tau_high}; swap them.")
         self.replay_size, self.tau, self.repeats = replay_size, temperature, repeats

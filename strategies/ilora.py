@@ -29,6 +29,8 @@ from clframe.api import (
     ReplayBuffer,
     Strategy,
     StreamInfo,
+    check_choice,
+    check_least,
     cross_entropy,
     evaluating,
     global_size,
@@ -125,22 +127,16 @@ class Ilora(Strategy):
         inference: str = "slow",
     ) -> None:
         super().__init__()
-        for name, value, known in (
-            ("consistency", consistency, ("plain", "one_sided")),
-            ("embedding", embedding, ("pooled", "all_blocks")),
-            ("inference", inference, LEARNERS),
-            *(("sites", site, (*SLICES, "proj")) for site in sites or [""]),
-        ):
-            if value not in known:
-                raise ConfigError(f"{name}: {value!r} is unknown; choose from {', '.join(known)}.")
+        check_choice(("plain", "one_sided"), consistency=consistency)
+        check_choice(("pooled", "all_blocks"), embedding=embedding)
+        check_choice(LEARNERS, inference=inference)
+        for site in sites or [""]:
+            check_choice((*SLICES, "proj"), sites=site)
         for name, share in (("dropout", dropout), ("rate", rate)):
             if not 0 <= share < 1:
                 raise ConfigError(f"{name}: {share} is not a share in [0, 1).")
-        for name, count in (("rank", rank), ("replay_size", replay_size)):
-            if count is not None and count < 1:
-                raise ConfigError(f"{name}: {count} is too few; give 1 or more.")
-        if not gamma >= 0:
-            raise ConfigError(f"gamma: {gamma} is not a weight; give 0 or more.")
+        check_least(1, rank=rank, replay_size=replay_size)
+        check_least(0, gamma=gamma)
         self.rank, self.alpha, self.dropout, self.sites = rank, alpha, dropout, tuple(sites)
         self.rate, self.gamma, self.consistency = rate, gamma, consistency
         self.embedding, self.replay_size, self.inference = embedding, replay_size, inference

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from clframe.api import (
     Batch,
-    ConfigError,
     Experience,
     Net,
     Strategy,
     StreamInfo,
+    check_above,
+    check_least,
     cross_entropy,
     distillation,
     evaluating,
@@ -39,10 +40,8 @@ class Lwf(Strategy):
 
     def __init__(self, *, alpha: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__()
-        if not alpha >= 0:
-            raise ConfigError(f"alpha: {alpha} is not a weight; give 0 or more.")
-        if not temperature > 0:
-            raise ConfigError(f"temperature: {temperature} is not above 0; the paper's is 2.")
+        check_least(0, alpha=alpha)
+        check_above(0, temperature=temperature)
         self.alpha, self.temperature = alpha, temperature
         self.teacher: Net | None = None
 

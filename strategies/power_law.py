@@ -36,6 +36,10 @@ from clframe.api import (
     Strategy,
     StreamInfo,
     Wrapper,
+    check_above,
+    check_choice,
+    check_least,
+    check_range,
     generator,
     shared_rng,
 )
@@ -46,12 +50,6 @@ WEIGHTS: dict[str, Callable[[Law, int, int], float]] = {
     "uniform": lambda law, lag, phase: 1.0,
     "power": lambda law, lag, phase: lag**-law.d,
     "shifted_power": lambda law, lag, phase: (1 + lag / 10) ** -law.b,
-}
-CHOICES = {
-    "law": ("unrestricted", *WEIGHTS, "all"),
-    "rounding": ("largest", "floor"),
-    "lag": ("introduced", "last_seen"),
-    "over": ("data", "memory"),
 }
 GUARD = 1e-9  # what an integer may lack after floating-point arithmetic
 LEAST = 1e-30  # weight of a memory row: it may be drawn where there are no others
@@ -140,20 +138,14 @@ class PowerLaw(Wrapper):
         oversample: bool = False,
     ) -> None:
         super().__init__(base)
-        given = {"law": law, "rounding": rounding, "lag": lag, "over": over}
-        for name, choice in given.items():
-            if choice not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise ConfigError(f"{name}: {choice!r} is unknown; choose from {known}.")
-        if not 0 <= amount <= 1:
-            raise ConfigError(f"amount: {amount} is no share; give a number from 0 to 1.")
-        for name, number in (("b", b), ("d", d)):
-            if not 0 <= number <= 100:
-                raise ConfigError(f"{name}: {number} is out of range; give 0 to 100.")
-        if not beta > 0:
-            raise ConfigError(f"beta: {beta} is no number of phases; give more than 0.")
-        if stored is not None and stored < 1:
-            raise ConfigError(f"stored: {stored} is too few; give 1 or more, or null for all data.")
+        check_choice(("unrestricted", *WEIGHTS, "all"), law=law)
+        check_choice(("largest", "floor"), rounding=rounding)
+        check_choice(("introduced", "last_seen"), lag=lag)
+        check_choice(("data", "memory"), over=over)
+        check_range(0, 1, amount=amount)
+        check_range(0, 100, b=b, d=d)
+        check_above(0, beta=beta)
+        check_least(1, stored=stored)
         if over == "memory" and stored is not None:
             raise ConfigError(f"stored: {stored} has no use with over=memory; leave it out.")
         if over == "memory" and lag == "last_seen":

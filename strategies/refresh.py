@@ -21,20 +21,20 @@ from torch import Tensor, nn
 
 from clframe.api import (
     Batch,
-    ConfigError,
     Experience,
     Net,
     Strategy,
     StreamInfo,
     Wrapper,
+    check_choice,
+    check_least,
+    check_range,
     cross_entropy,
     fisher_diagonal,
     frozen_state,
     mean_grad,
     shared_rng,
 )
-
-CHOICES = {"loss_scope": ("current_ce", "full_cl"), "norm": ("per_tensor", "none")}
 
 
 class Refresh(Wrapper):
@@ -68,20 +68,11 @@ class Refresh(Wrapper):
         fisher_samples: int | None = None,
     ) -> None:
         super().__init__(base)
-        for name, choice in (("loss_scope", loss_scope), ("norm", norm)):
-            if choice not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise ConfigError(f"{name}: {choice!r} is unknown; choose from {known}.")
-        scales = {"delta": delta, "noise_scale": noise_scale, "fisher_scale": fisher_scale}
-        for name, scale in scales.items():
-            if not scale >= 0:
-                raise ConfigError(f"{name}: {scale} is not a scale; give 0 or more.")
-        if not 0 <= fisher_decay <= 1:
-            raise ConfigError(f"fisher_decay: {fisher_decay} is no share; give 0 to 1.")
-        if ascents < 1:
-            raise ConfigError(f"ascents: {ascents} is too few; give 1 or more.")
-        if fisher_samples is not None and fisher_samples < 1:
-            raise ConfigError(f"fisher_samples: {fisher_samples} is too few; give 1 or more.")
+        check_choice(("current_ce", "full_cl"), loss_scope=loss_scope)
+        check_choice(("per_tensor", "none"), norm=norm)
+        check_least(0, delta=delta, noise_scale=noise_scale, fisher_scale=fisher_scale)
+        check_range(0, 1, fisher_decay=fisher_decay)
+        check_least(1, ascents=ascents, fisher_samples=fisher_samples)
         self.delta, self.ascents, self.loss_scope, self.norm = delta, ascents, loss_scope, norm
         self.noise_scale, self.fisher_scale = noise_scale, fisher_scale
         self.fisher_decay, self.fisher_samples = fisher_decay, fisher_samples

@@ -7,7 +7,6 @@ a task-incremental stream, among those of the request's tasks. f is in eval mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -15,23 +14,19 @@ from torch import Tensor
 
 from clframe.api import (
     Batch,
-    ConfigError,
     Experience,
+    ForgetSteps,
     Net,
-    Samples,
     Strategy,
     StreamInfo,
-    Wrapper,
     cross_entropy,
     evaluating,
     generator,
-    needs_forget_data,
-    needs_plain_net,
     shared_rng,
 )
 
 
-class Relabel(Wrapper):
+class Relabel(ForgetSteps):
     """Any learner; at a forget request, `steps` steps on the data handed over, wrongly labelled.
 
     steps: of each request (50). lr: of plain SGD (0.05), with the run's batch size.
@@ -42,12 +37,7 @@ class Relabel(Wrapper):
     salt: Tensor
 
     def __init__(self, base: Strategy, *, steps: int = 50, lr: float = 0.05) -> None:
-        super().__init__(base)
-        if steps < 1:
-            raise ConfigError(f"steps: {steps} is too few; give 1 or more.")
-        if not lr > 0:
-            raise ConfigError(f"lr: {lr} is no step; give more than 0.")
-        self.steps, self.lr = steps, lr
+        super().__init__(base, steps, lr)
 
     def attach(self, net: Net, info: StreamInfo) -> None:
         super().attach(net, info)
@@ -61,21 +51,6 @@ class Relabel(Wrapper):
     def forget(self, exp: Experience) -> bool | None:
         self.seen[list(exp.emptied)] = False
         return self.base.forget(exp)
-
-    def budget(self, exp: Experience) -> int | None:
-        if exp.kind == "learn":
-            return self.base.budget(exp)
-        needs_plain_net(self.base, exp, "relabel")
-        needs_forget_data(exp, "relabel")
-        return self.steps
-
-    def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:
-        return self.base.data(exp, past) if exp.kind == "learn" else exp.train
-
-    def optimizer(self, exp: Experience) -> torch.optim.Optimizer | None:
-        if exp.kind == "learn":
-            return self.base.optimizer(exp)
-        return torch.optim.SGD(self.trainable(), lr=self.lr)
 
     def forget_loss(self, exp: Experience, batch: Batch) -> dict[str, Tensor]:
         x, y = self.augment(batch.x), self.wrong(exp, batch.uid.cpu()).to(batch.y.device)

@@ -12,7 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clframe.api import Batch, ConfigError, ReplayBuffer, Strategy, cross_entropy, global_size
+from clframe.api import (
+    Batch,
+    ReplayBuffer,
+    Strategy,
+    check_choice,
+    check_least,
+    cross_entropy,
+    global_size,
+)
 
 
 class Replay(Strategy):
@@ -35,12 +43,9 @@ class Replay(Strategy):
         policy: str = "reservoir",
     ) -> None:
         super().__init__()
-        if replay_size is not None and replay_size < 1:
-            raise ConfigError(f"replay_size: {replay_size} rows cannot be drawn; give 1 or more.")
-        if variant not in ("concat", "sum"):
-            raise ConfigError(f"variant: {variant!r} is unknown; choose from concat, sum.")
-        if not beta >= 0:
-            raise ConfigError(f"beta: {beta} is not a weight; give 0 or more.")
+        check_choice(("concat", "sum"), variant=variant)
+        check_least(1, replay_size=replay_size)
+        check_least(0, beta=beta)
         self.replay_size, self.variant, self.beta = replay_size, variant, beta
         self.memory = ReplayBuffer(capacity, policy=policy)
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from clframe.api import (
     Batch,
-    ConfigError,
     Experience,
     Samples,
     Strategy,
     Wrapper,
+    check_least,
     cross_entropy,
     needs_plain_net,
 )
@@ -33,14 +33,13 @@ class Retain(Wrapper):
 
     def __init__(self, base: Strategy, *, steps: int = 100) -> None:
         super().__init__(base)
-        if steps < 1:
-            raise ConfigError(f"steps: {steps} is too few; give 1 or more.")
+        check_least(1, steps=steps)
         self.steps = steps
 
     def budget(self, exp: Experience) -> int | None:
         if exp.kind == "learn":
             return self.base.budget(exp)
-        needs_plain_net(self.base, exp, "retain")
+        needs_plain_net(self, exp)
         return self.steps
 
     def data(self, exp: Experience, past: Sequence[Experience]) -> Samples | None:

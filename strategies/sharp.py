@@ -34,6 +34,8 @@ from clframe.api import (
     SparseChain,
     Strategy,
     StreamInfo,
+    check_choice,
+    check_range,
     class_counts,
     decode,
     encode,
@@ -125,11 +127,8 @@ class Sharp(Strategy):
         self.weight_decay, self.mask_idle_on_store = weight_decay, mask_idle_on_store
         self.pretrained_early = pretrained_early
         for name, least in LEAST.items():
-            value, most = getattr(self, name), MOST.get(name, math.inf)
-            if value is not None and not least <= value <= most:
-                raise ConfigError(f"{name}: {value} is out of range; give {least} to {most}.")
-        if store not in ("codes", "images"):
-            raise ConfigError(f"store: {store!r} is unknown; choose from codes, images.")
+            check_range(least, MOST.get(name, math.inf), **{name: getattr(self, name)})
+        check_choice(("codes", "images"), store=store)
         self.stm, self.ltm = Archive(), Neighbours()
         self.register_buffer("done", torch.zeros((), dtype=torch.long))
         self.register_buffer("subset", torch.full((SUBSET,), -1))

@@ -28,6 +28,8 @@ from clframe.api import (
     Strategy,
     StreamInfo,
     Wrapper,
+    check_choice,
+    check_least,
     evaluating,
     fisher_diagonal,
     frozen_state,
@@ -36,8 +38,6 @@ from clframe.api import (
     total,
 )
 
-CHOICES = {"fisher": ("batch", "per_sample"), "loss": ("cross_entropy", "norm")}
-CHOICES |= {"source": ("stale", "buffer", "oracle")}
 Weights = dict[str, Tensor]
 
 
@@ -77,15 +77,11 @@ class Ssd(Wrapper):
         floor: float = 0.0,
     ) -> None:
         super().__init__(base)
-        for name, choice in (("fisher", fisher), ("loss", loss), ("source", source)):
-            if choice not in CHOICES[name]:
-                known = ", ".join(CHOICES[name])
-                raise ConfigError(f"{name}: {choice!r} is unknown; choose from {known}.")
-        for name, number in (("alpha", alpha), ("lam", lam), ("floor", floor)):
-            if not number >= 0:
-                raise ConfigError(f"{name}: {number} is no factor; give 0 or more.")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size: {batch_size} is too few; give 1 or more.")
+        check_choice(("batch", "per_sample"), fisher=fisher)
+        check_choice(("cross_entropy", "norm"), loss=loss)
+        check_choice(("stale", "buffer", "oracle"), source=source)
+        check_least(0, alpha=alpha, lam=lam, floor=floor)
+        check_least(1, batch_size=batch_size)
         self.alpha, self.lam, self.floor = alpha, lam, floor
         self.fisher, self.kind, self.source = fisher, loss, source
         self.size = 1 if fisher == "per_sample" else batch_size
@@ -106,7 +102,7 @@ class Ssd(Wrapper):
         if exp.kind == "learn":
             self._brought[exp.index] = exp.train.uid
             return self.base.budget(exp)
-        needs_plain_net(self.base, exp, "ssd")
+        needs_plain_net(self, exp)
         brought = [self._brought[i] for i in exp.forgets if i in self._brought]
         whole = bool(brought) and bool(torch.isin(torch.tensor(exp.uids), torch.cat(brought)).all())
         if not len(exp.train) and (not whole or self.source == "oracle"):

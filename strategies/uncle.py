@@ -31,6 +31,9 @@ from clframe.api import (
     Strategy,
     StreamInfo,
     TaskHypernet,
+    check_above,
+    check_choice,
+    check_least,
     cross_entropy,
     generator,
     preservation,
@@ -38,16 +41,6 @@ from clframe.api import (
     towards_noise,
 )
 
-CHOICES = {
-    "burn_in": ("floor", "code"),
-    "reg_norm": ("protected", "total_tasks"),
-    "relearn_code": ("reuse", "redraw"),
-    "bn_eval": ("task", "batch"),
-    "unlearn": ("noise", "discard"),
-}
-COUNTS = ("code_size", "chunks", "classes_per_task", "noise_draws", "lr_every", "burn_in_start")
-LEAST = dict.fromkeys(COUNTS, 1.0) | {"beta": 0, "gamma": 0}
-LEAST |= dict.fromkeys(("lr", "lr_unlearn", "clip"), 1e-12)
 DECAY, FLOOR = 0.9, 20  # of the burn-in, from one forget request to the next
 
 
@@ -120,12 +113,15 @@ class Uncle(Strategy):
         self.burn_in_start, self.protect_forgotten = burn_in_start, protect_forgotten
         self.reg_norm, self.relearn_code = reg_norm, relearn_code
         self.bn_eval, self.unlearn = bn_eval, unlearn
-        for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"{name}: {value!r} is unknown; choose from {', '.join(known)}.")
-        for name, least in LEAST.items():
-            if (value := getattr(self, name)) is not None and not value >= least:
-                raise ConfigError(f"{name}: {value} is too little; give {least} or more.")
+        check_choice(("floor", "code"), burn_in=burn_in)
+        check_choice(("protected", "total_tasks"), reg_norm=reg_norm)
+        check_choice(("reuse", "redraw"), relearn_code=relearn_code)
+        check_choice(("task", "batch"), bn_eval=bn_eval)
+        check_choice(("noise", "discard"), unlearn=unlearn)
+        check_least(0, beta=beta, gamma=gamma)
+        check_above(0, lr=lr, lr_unlearn=lr_unlearn, clip=clip)
+        check_least(1, code_size=code_size, chunks=chunks, classes_per_task=classes_per_task)
+        check_least(1, noise_draws=noise_draws, lr_every=lr_every, burn_in_start=burn_in_start)
         if not self.widths or min(self.widths) < 1:
             raise ConfigError(f"widths: {list(widths)}; give one layer or more, such as [64, 128].")
         self.norms = nn.ParameterDict()  # running statistics, by task

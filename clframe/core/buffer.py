@@ -12,10 +12,8 @@ from torch import Tensor
 
 from clframe.core import dist, shards
 from clframe.core.memory import Memory
+from clframe.core.options import check_choice, check_least
 from clframe.core.rng import shared_rng
-from clframe.errors import ConfigError
-
-POLICIES = ("reservoir", "class_balanced")
 
 
 def reservoir_slots(
@@ -50,10 +48,8 @@ class ReplayBuffer(Memory):
 
     def __init__(self, capacity: int, *, policy: str = "reservoir") -> None:
         super().__init__()
-        if capacity < 1:
-            raise ConfigError(f"capacity: {capacity} is not a memory size; give at least 1.")
-        if policy not in POLICIES:
-            raise ConfigError(f"policy: {policy!r} is unknown; choose from {', '.join(POLICIES)}.")
+        check_least(1, capacity=capacity)
+        check_choice(("reservoir", "class_balanced"), policy=policy)
         self.capacity, self.policy = capacity, policy
         self.offered = 0
         self.filled = 0

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clframe.errors import ConfigError, DataError
+from clframe.core.options import check_above
+from clframe.errors import DataError
 
 BLOCK = 1024  # rows that the inverse form takes at once, at most
 LEAST = 1e-6  # eigenvalue of I - X R X^T, below which an inverse has lost too many digits
@@ -33,8 +34,7 @@ class Ridge(nn.Module):
 
     def __init__(self, num_features: int, num_classes: int, *, gamma: float = 0.1) -> None:
         super().__init__()
-        if not gamma > 0:
-            raise ConfigError(f"gamma: {gamma} does not regularise; give a number above 0.")
+        check_above(0, gamma=gamma)
         self.gamma, self.num_classes = gamma, num_classes
         self.register_buffer("num", torch.zeros((), dtype=torch.long))
 

@@ -14,7 +14,6 @@ from clframe.core.experience import Batch, Experience, Samples, Setting
 from clframe.core.losses import cross_entropy
 from clframe.core.memory import Memory
 from clframe.core.net import Net
-from clframe.errors import ConfigError
 
 Readout = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -267,26 +266,3 @@ class Wrapper(Strategy):
 
     def trainable(self) -> Iterable[nn.Parameter]:
         return self.base.trainable()
-
-
-def needs_plain_net(base: Strategy, exp: Experience, name: str) -> None:
-    """Raise ConfigError where `name` cannot answer request `exp` by changing the net of `base`."""
-    inner = type(base).__name__.lower()
-    if not base.predicts_plainly():
-        raise ConfigError(
-            f"strategy: {name} changes the network itself, and {inner} predicts by more than a "
-            f"forward of it; put {name} around another strategy."
-        )
-    if base.budget(exp):
-        raise ConfigError(
-            f"strategy: {name} and {inner} would both take a forget request's steps; leave one."
-        )
-
-
-def needs_forget_data(exp: Experience, name: str) -> None:
-    """Raise ConfigError where a forget request does not hand over what it withdraws."""
-    if not len(exp.train):
-        raise ConfigError(
-            f"requests[{exp.index}]: {name} reads what it is to forget, and the request does not "
-            "hand it over; set forget_data=true, or data: true in the request."
-        )

@@ -56,7 +56,8 @@ class Declared:
 
 
 SAID = ("usual_net", "usual_setting", "only_forgets", "forgets_by")
-OURS = {"Strategy", "Wrapper", "Module", "object", "ABC", "Protocol", "Generic"}
+WRAPPERS = {"Wrapper", "ForgetSteps"}
+OURS = {"Strategy", *WRAPPERS, "Module", "object", "ABC", "Protocol", "Generic"}
 
 
 def plain(name: str) -> str:
@@ -119,7 +120,7 @@ def _bases(node: ast.ClassDef) -> list[str]:
 def _wraps(node: ast.ClassDef, top: dict[str, Definition]) -> bool:
     for name in _bases(node):
         base = top.get(name)
-        if name == "Wrapper" or (isinstance(base, ast.ClassDef) and _wraps(base, top)):
+        if name in WRAPPERS or (isinstance(base, ast.ClassDef) and _wraps(base, top)):
             return True
     return False
 

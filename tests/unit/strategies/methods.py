@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 from collections.abc import Sequence
@@ -100,3 +101,42 @@ def step(
         optimizer.step()
         strategy.after_step(batch)
     strategy.after_batch(batch)
+
+
+def stream() -> list[Experience]:
+    """Two experiences of two classes each."""
+    return [experience(i, [2 * i, 2 * i + 1], images(i, (2 * i, 2 * i + 1))) for i in (0, 1)]
+
+
+def request(*gone: Experience, index: int = 2, handed: bool = True) -> Experience:
+    """To forget whole experiences, whose data may be handed over."""
+    every = Samples.cat([e.train for e in gone])
+    uids, classes = every.uid.tolist(), tuple(c for e in gone for c in e.classes)
+    nothing = Samples(*every.take(torch.empty(0, dtype=torch.long)))
+    return dataclasses.replace(
+        gone[0],
+        index=index,
+        kind="forget",
+        classes=classes,
+        train=every if handed else nothing,
+        forgets=tuple(e.index for e in gone),
+        uids=tuple(uids),
+        times=(1,) * len(uids),
+        emptied=classes,
+    )
+
+
+def trained(chain: str, **options: Any) -> Any:
+    """A strategy that has learned `stream()`, and not badly."""
+    strategy = build(chain, 4, small_net(dropout=False), **options)
+    strategy.net.augment = nn.Identity()
+    optimizer, number = torch.optim.SGD(strategy.parameters(), lr=0.2), 0
+    for exp in stream():
+        strategy.budget(exp)
+        strategy.prepare(exp)
+        strategy.begin(exp)
+        for _ in range(40):
+            number += 1
+            step(strategy, optimizer, number, Batch(*exp.train.take(torch.arange(6))))
+        strategy.end(exp)
+    return strategy

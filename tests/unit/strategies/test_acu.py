@@ -228,8 +228,8 @@ def test_ranks_that_share_a_batch_learn_all_of_it(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"gamma": 0.0}, "gamma: 0.0 is not above 0"),
-        ({"expansion": 0}, "expansion: 0 is no width"),
+        ({"gamma": 0.0}, "gamma: 0.0 is out of range; give more than 0"),
+        ({"expansion": 0}, "expansion: 0 is out of range; give 1 or more"),
         ({"form": "both"}, "form: 'both' is unknown; choose from moments, inverse"),
     ],
 )

@@ -259,7 +259,7 @@ def test_scores_have_all_their_digits_under_autocast() -> None:
         ({"metric": "l2"}, "metric: 'l2' is unknown"),
         ({"head": "svm"}, "head: 'svm' is unknown"),
         ({"k": 0}, "k: 0 is no rank"),
-        ({"c": 0.0}, "c: 0.0 is not above 0"),
+        ({"c": 0.0}, "c: 0.0 is out of range; give more than 0"),
         ({"head": "fc", "neg_ratio": 1.0}, "neg_ratio: 1.0 goes with head=svc"),
     ],
 )

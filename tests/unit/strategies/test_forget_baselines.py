@@ -31,45 +31,14 @@ from tests.unit.strategies.methods import (
     identity_net,
     images,
     make,
+    request,
     small_net,
-    step,
+    stream,
+    trained,
 )
 
 BASELINES = ("ascent", "relabel", "retain", "discard")
 READERS = ("ascent", "relabel")  # of what they are to forget
-
-
-def stream() -> list[Experience]:
-    return [experience(i, [2 * i, 2 * i + 1], images(i, (2 * i, 2 * i + 1))) for i in (0, 1)]
-
-
-def request(gone: Experience, index: int = 2, *, data: bool = True) -> Experience:
-    """To forget a whole experience."""
-    nothing = Samples(*(t[:0] for t in images(0)))
-    return dataclasses.replace(
-        gone,
-        index=index,
-        kind="forget",
-        train=gone.train if data else nothing,
-        forgets=(gone.index,),
-        times=(1,) * len(gone.uids),
-        emptied=gone.classes,
-    )
-
-
-def trained(chain: str, **options: Any) -> Any:
-    """A strategy that has learned both experiences, and not badly."""
-    strategy = build(chain, 4, small_net(dropout=False), **options)
-    strategy.net.augment = torch.nn.Identity()
-    optimizer, number = torch.optim.SGD(strategy.parameters(), lr=0.2), 0
-    for exp in stream():
-        strategy.prepare(exp)
-        strategy.begin(exp)
-        for _ in range(40):
-            number += 1
-            step(strategy, optimizer, number, Batch(*exp.train.take(torch.arange(6))))
-        strategy.end(exp)
-    return strategy
 
 
 def forget(strategy: Any, exp: Experience, steps: int) -> list[dict[str, Tensor]]:
@@ -175,7 +144,7 @@ def many(n: int, labels: Sequence[int], index: int = 2) -> Experience:
     y = torch.tensor([labels[i % len(labels)] for i in range(n)])
     uid = torch.randperm(n, generator=torch.Generator().manual_seed(1)) + 50
     data = Batch(torch.zeros(n, 6), y, torch.zeros_like(y), uid)
-    return request(experience(0, sorted(set(labels)), data), index)
+    return request(experience(0, sorted(set(labels)), data), index=index)
 
 
 def test_labels_are_wrong_and_of_classes_that_are_held() -> None:
@@ -251,7 +220,7 @@ def test_retain_asks_for_everything_that_is_left_once() -> None:
     found = strategy.data(request(first), [empty, second, twice])
     assert found.uid.tolist() == list(second.uids)
     assert strategy.data(second, [first]) is None
-    assert strategy.budget(request(first, data=False)) == 7
+    assert strategy.budget(request(first, handed=False)) == 7
     assert len(strategy.data(request(first), [empty])) == 0, "nothing is left"
 
 
@@ -436,13 +405,13 @@ def test_data_that_is_needed_is_asked_for_before_the_run_begins(
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("ascent", {"steps": 0}, "steps: 0 is too few"),
-        ("ascent", {"lr": 0.0}, "lr: 0.0 is no step"),
-        ("ascent", {"lr": float("nan")}, "lr: nan is no step"),
-        ("ascent", {"ceiling": -1.0}, "ceiling: -1.0 is no loss"),
-        ("relabel", {"steps": -1}, "steps: -1 is too few"),
-        ("relabel", {"lr": -0.1}, "lr: -0.1 is no step"),
-        ("retain", {"steps": 0}, "steps: 0 is too few"),
+        ("ascent", {"steps": 0}, "steps: 0 is out of range; give 1 or more"),
+        ("ascent", {"lr": 0.0}, "lr: 0.0 is out of range; give more than 0"),
+        ("ascent", {"lr": float("nan")}, "lr: nan is out of range; give more than 0"),
+        ("ascent", {"ceiling": -1.0}, "ceiling: -1.0 is out of range; give more than 0"),
+        ("relabel", {"steps": -1}, "steps: -1 is out of range; give 1 or more"),
+        ("relabel", {"lr": -0.1}, "lr: -0.1 is out of range; give more than 0"),
+        ("retain", {"steps": 0}, "steps: 0 is out of range; give 1 or more"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, Any], said: str) -> None:

@@ -269,8 +269,8 @@ def test_dropout_masks_are_one_draw_for_all_ranks() -> None:
         ({"embedding": "cls"}, "embedding: 'cls' is unknown"),
         ({"inference": "both"}, "inference: 'both' is unknown; choose from slow, fast"),
         ({"rate": 1.0}, r"rate: 1.0 is not a share in \[0, 1\)"),
-        ({"rank": 0}, "rank: 0 is too few"),
-        ({"gamma": -1.0}, "gamma: -1.0 is not a weight"),
+        ({"rank": 0}, "rank: 0 is out of range; give 1 or more"),
+        ({"gamma": -1.0}, "gamma: -1.0 is out of range; give 0 or more"),
     ],
 )
 def test_bad_options(options: dict[str, Any], said: str) -> None:

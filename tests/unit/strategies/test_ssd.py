@@ -12,19 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clframe.core.experience import Batch, Experience, Samples
+from clframe.core.experience import Samples
 from clframe.core.net import Net
 from clframe.errors import ConfigError
 from tests.unit.strategies.methods import (
     batch_of,
     build,
-    experience,
     images,
     make,
+    request,
     small_net,
-    step,
+    stream,
+    trained,
 )
 
+CHAIN = "ssd+fine_tune"
 PLUGIN = make("ssd", make("fine_tune"))
 dampen = type(PLUGIN).forget.__globals__["dampen"]
 importance_sums = type(PLUGIN).forget.__globals__["importance_sums"]
@@ -91,7 +93,7 @@ def four() -> tuple[Net, Samples]:
 
 
 def on(net: Net, num_classes: int, **options: Any) -> Any:
-    return build("ssd+fine_tune", num_classes, net, **options)
+    return build(CHAIN, num_classes, net, **options)
 
 
 @pytest.mark.parametrize(
@@ -158,48 +160,22 @@ def test_importance_leaves_no_trace_and_sees_no_augmentation() -> None:
     assert "backbone.2.bias" in found[0]  # of batch norm
 
 
-def request(index: int, *gone: Experience, data: Batch | None = None) -> Experience:
-    """To forget whole experiences, or, of those, only `data`."""
-    train = data if data is not None else Batch(*(t[:0] for t in images(0)))
-    uids = train.uid.tolist() if data is not None else [u for e in gone for u in e.uids]
-    forgets = () if data is not None else tuple(e.index for e in gone)
-    exp = experience(index, [c for e in gone for c in e.classes], train)
-    return dataclasses.replace(exp, kind="forget", uids=tuple(uids), forgets=forgets)
-
-
-def stream() -> list[Experience]:
-    return [experience(i, [2 * i, 2 * i + 1], images(i, (2 * i, 2 * i + 1))) for i in (0, 1)]
-
-
-def trained(chain: str = "ssd+fine_tune", **options: Any) -> Any:
-    strategy = build(chain, 4, small_net(), **options)
-    optimizer, number = torch.optim.SGD(strategy.parameters(), lr=0.05), 0
-    for exp in stream():
-        strategy.budget(exp)
-        strategy.prepare(exp)
-        for _ in range(20):
-            number += 1
-            step(strategy, optimizer, number, Batch(*exp.train.take(torch.arange(6))))
-        strategy.end(exp)
-    return strategy
-
-
 def weights(strategy: Any) -> dict[str, Tensor]:
     return {k: p.detach().clone() for k, p in strategy.net.named_parameters()}
 
 
 def test_learning_is_the_bases_own() -> None:
     assert PLUGIN.only_forgets
-    plain, wrapped = trained("fine_tune"), trained()
+    plain, wrapped = trained("fine_tune"), trained(CHAIN)
     assert all(torch.equal(v, weights(wrapped)[k]) for k, v in weights(plain).items())
     assert list(wrapped.kept) == [0, 1] and [n for n, _ in wrapped.kept.values()] == [6, 6]
     assert {v.dtype for _, kept in wrapped.kept.values() for v in kept.values()} == {torch.float32}
 
 
 def test_a_request_without_data_takes_what_was_measured_then() -> None:
-    strategy = trained(alpha=1.5)
+    strategy = trained(CHAIN, alpha=1.5)
     before, kept = weights(strategy), dict(strategy.kept)
-    exp = request(2, stream()[0])
+    exp = request(stream()[0], handed=False)
     assert strategy.budget(exp) is None and strategy.forget(exp) is True
     for name, weight in weights(strategy).items():
         ever = (kept[0][1][name].double() + kept[1][1][name].double()) / 2
@@ -211,18 +187,20 @@ def test_a_request_without_data_takes_what_was_measured_then() -> None:
 
 def test_measured_alike_nothing_matters_more_than_its_share() -> None:
     """I_D is a mean that I_F is a part of: an alpha of n_D / n_F or more selects nothing."""
-    strategy = trained(alpha=2.0)
+    strategy = trained(CHAIN, alpha=2.0)
     before = weights(strategy)
-    assert strategy.forget(request(2, stream()[0])) is False
+    assert strategy.forget(request(stream()[0], handed=False)) is False
     assert all(torch.equal(v, before[k]) for k, v in weights(strategy).items())
 
 
 def test_a_request_with_data_measures_it_now() -> None:
-    strategy = trained(alpha=2.0)
-    batch = images(0)
-    now = strategy.importance(Samples(*batch))
+    strategy, part = (
+        trained(CHAIN, alpha=2.0),
+        dataclasses.replace(request(stream()[0]), forgets=()),
+    )
+    now = strategy.importance(part.train)
     before, ever = weights(strategy), strategy._of_everything()
-    assert strategy.forget(request(2, stream()[0], data=batch)) is True
+    assert strategy.forget(part) is True
     for name, weight in weights(strategy).items():
         assert torch.equal(weight, dampen(before[name], ever[name], now[name], 2.0, 1.0))
     assert list(strategy.kept) == [0, 1]  # of a part, what was measured stays
@@ -231,9 +209,9 @@ def test_a_request_with_data_measures_it_now() -> None:
 def test_a_floor_keeps_weights_that_matter_for_nothing_else() -> None:
     found = {}
     for floor in (0.0, 1e-12):
-        strategy = trained(alpha=1.0, lam=1e9, floor=floor)
+        strategy = trained(CHAIN, alpha=1.0, lam=1e9, floor=floor)
         strategy.kept = {0: (6, {"head.bias": torch.tensor([1.0, 0.0, 0.0, 0.0])})}
-        strategy.forget(request(2, stream()[0], data=images(0)))
+        strategy.forget(request(stream()[0]))
         found[floor] = strategy.net.get_parameter("head.bias").detach()
     assert (found[0.0][1:] == 0).all() and found[1e-12][1:].any()
 
@@ -244,15 +222,15 @@ def test_of_a_buffer_it_is_measured_before_rows_are_dropped() -> None:
     plain = strategy.importance
     strategy.importance = lambda data: seen.append(data.uid.tolist()) or plain(data)
     held = memory.column("uid").tolist()
-    strategy.forget(request(2, stream()[0]))
+    strategy.forget(request(stream()[0], handed=False))
     assert seen == [held]
     assert not set(memory.column("uid").tolist()) & set(stream()[0].uids)
 
 
 def test_all_data_is_asked_for_and_measured_now() -> None:
-    strategy, (first, second) = trained(source="oracle", alpha=1.0), stream()
+    strategy, (first, second) = trained(CHAIN, source="oracle", alpha=1.0), stream()
     assert not strategy.kept
-    exp = request(2, first, data=images(0))
+    exp = request(first)
     assert strategy.budget(exp) == 1 and strategy.forget_loss(exp, images(0)) == {}
     empty = Samples(*(t[:0] for t in images(0)))
     past = [dataclasses.replace(first, train=empty), second]
@@ -268,41 +246,41 @@ def test_all_data_is_asked_for_and_measured_now() -> None:
 
 def test_data_that_is_needed_is_asked_for_in_advance() -> None:
     first, second = stream()
-    strategy = build("ssd+fine_tune", 4, small_net())
+    strategy = build(CHAIN, 4, small_net())
     for exp in (first, second):
         assert strategy.budget(exp) is None
-    part = dataclasses.replace(request(2, first), forgets=(), uids=first.uids[:2])
-    more = dataclasses.replace(request(2, first), uids=(*first.uids, second.uids[0]))
+    part = dataclasses.replace(request(first, handed=False), forgets=(), uids=first.uids[:2])
+    more = dataclasses.replace(request(first, handed=False), uids=(*first.uids, second.uids[0]))
     for exp in (part, more):
         with pytest.raises(ConfigError, match="set forget_data=true"):
             strategy.budget(exp)
-    assert strategy.budget(request(2, first, second)) is None
+    assert strategy.budget(request(first, second, handed=False)) is None
     with pytest.raises(ConfigError, match=r"requests\[2\]: ssd with source=stale"):
         strategy.forget(part)
     assert strategy.budget(dataclasses.replace(part, train=first.train)) is None
-    oracle = build("ssd+fine_tune", 4, small_net(), source="oracle")
+    oracle = build(CHAIN, 4, small_net(), source="oracle")
     with pytest.raises(ConfigError, match="it is to forget, always,"):
-        oracle.budget(request(2, first))
+        oracle.budget(request(first, handed=False))
 
 
 def test_frozen_weights_stay() -> None:
-    strategy = trained(alpha=1.0)
+    strategy = trained(CHAIN, alpha=1.0)
     strategy.net.freeze()
     before = weights(strategy)
-    strategy.forget(request(2, stream()[0]))
+    strategy.forget(request(stream()[0], handed=False))
     after = weights(strategy)
     changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
     assert changed and all(k.startswith("head") for k in changed)
 
 
 def test_a_checkpoint_holds_all_that_a_request_needs() -> None:
-    strategy, file = trained(alpha=1.5), io.BytesIO()
+    strategy, file = trained(CHAIN, alpha=1.5), io.BytesIO()
     torch.save(strategy.state_dict(), file)
     file.seek(0)
-    again = build("ssd+fine_tune", 4, small_net(), alpha=1.5)
+    again = build(CHAIN, 4, small_net(), alpha=1.5)
     again.load_state_dict(torch.load(file, weights_only=True))
     for one in (strategy, again):
-        one.forget(request(2, stream()[0]))
+        one.forget(request(stream()[0], handed=False))
     assert all(torch.equal(v, weights(again)[k]) for k, v in weights(strategy).items())
     assert again.selected == strategy.selected
 
@@ -314,8 +292,8 @@ def test_a_checkpoint_holds_all_that_a_request_needs() -> None:
         ({"loss": "mse"}, "loss: 'mse' is unknown; choose from cross_entropy, norm"),
         ({"source": "all"}, "source: 'all' is unknown; choose from stale, buffer, oracle"),
         ({"source": "buffer"}, "source: 'buffer' needs a base with a replay memory"),
-        ({"alpha": -1.0}, "alpha: -1.0 is no factor"),
-        ({"batch_size": 0}, "batch_size: 0 is too few"),
+        ({"alpha": -1.0}, "alpha: -1.0 is out of range; give 0 or more"),
+        ({"batch_size": 0}, "batch_size: 0 is out of range; give 1 or more"),
     ],
 )
 def test_bad_options(options: dict[str, Any], said: str) -> None:
