@@ -24,7 +24,6 @@ Ints = npt.NDArray[np.int64]
 PER_TASK = 500
 SHADOW_PAIRS = 16
 LEAST_SIGNAL = 0.05
-NEEDS_PAIRS = f"needs {SHADOW_PAIRS} shadow pairs"
 UNINFORMATIVE = "attack uninformative"
 _ROUNDING = 1e-9
 _TIE = 1e-6  # a decision this close to the boundary is a coin flip, half a member
@@ -143,24 +142,23 @@ def lira(
 
     unlearned, retrained: [S, n] logit-scaled confidences of n forget examples under S pairs of
     shadow models. `audited` is (M_u, M_r), each [n] or [m, n], no shadow among them; without it,
-    each pair is attacked through Gaussians fitted to the others. Under 16 pairs the result is None
-    with a note, or with `allow_fewer` a number with one.
+    each pair is attacked through Gaussians fitted to the others. With Gaussians of under 16 the
+    result is None with a note, or with `allow_fewer` a number with one.
     """
     ours, theirs = _shadows(unlearned), _shadows(retrained)
     if ours.shape != theirs.shape:
         raise ClframeError(f"shadow models come in pairs; got {ours.shape} and {theirs.shape}")
-    num, least = len(ours), 2 if audited else 3  # one is left out
-    note = "" if num >= SHADOW_PAIRS else NEEDS_PAIRS
+    num, apart = len(ours), 0 if audited else 1  # one is left out
+    needs = f"needs {SHADOW_PAIRS + apart} shadow pairs"
+    note = "" if num >= SHADOW_PAIRS + apart else needs
     if note and not allow_fewer:
         return Attack(None, None, {"num_pairs": num}, note)
-    if num < least:
-        raise ClframeError(f"{num} shadow pairs; a Gaussian needs two models: give >= {least}")
+    if num < 2 + apart:
+        raise ClframeError(f"{num} shadow pairs; a Gaussian needs two models: give >= {2 + apart}")
     if audited:
         both = [_shadows(x) for x in audited]
         if any(x.shape[1] != ours.shape[1] for x in both):
-            raise ClframeError(
-                f"audited models need the shadows' {ours.shape[1]} examples, in order"
-            )
+            raise ClframeError(f"audited models need the shadows' {ours.shape[1]} examples")
         ratios = [_ratio(x, ours, theirs).ravel() for x in both]
     else:
         rest = [np.arange(num) != i for i in range(num)]
@@ -206,7 +204,7 @@ def run_attacks(given: Sets, *, seed: int, per_task: int = PER_TASK) -> dict[str
 def verdicts(
     models: Mapping[str, Mapping[str, Attack]], before: str = "before"
 ) -> dict[str, dict[str, float | str | None]]:
-    """By attack, the score of each model and a `note`.
+    """By attack, the score of each model, the `signal` of models[before] and a `note`.
 
     The note is "attack uninformative" where it fails on models[before], else empty.
     """
@@ -218,6 +216,7 @@ def verdicts(
     return {
         name: {
             **{model: found[name].score for model, found in models.items()},
+            "signal": control.signal,
             "note": "" if informative(control) else UNINFORMATIVE,
         }
         for name, control in models[before].items()

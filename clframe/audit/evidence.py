@@ -6,7 +6,7 @@ task-incremental stream the task's own, else all classes of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -63,52 +63,96 @@ class Evidence:
         return max(len(part.classes) for part in parts)
 
     @property
+    def tests(self) -> dict[str, list[Part]]:
+        """What was forgotten and what was not, of the test data."""
+        return {"forget_test": self.forget_test, "retain_test": self.retain_test}
+
+    @property
     def forget_train(self) -> list[Part]:
-        return [part for f in self.forgotten for part in f.train]
+        return _merged(part for f in self.forgotten for part in f.train)
 
     @property
     def forget_test(self) -> list[Part]:
-        return [part for f in self.forgotten for part in f.test]
+        return _merged(part for f in self.forgotten for part in f.test)
+
+
+def _merged(parts: Iterable[Part]) -> list[Part]:
+    """One part an experience of the scenario, in which each sample is once."""
+    found: dict[int, Part] = {}
+    for part in parts:
+        if part.origin in found:
+            known = set(found[part.origin].samples.uid.tolist())
+            both = [found[part.origin].samples, _rows(part.samples, known, keep=False)]
+            part = part._replace(samples=Samples.cat(both))
+        found[part.origin] = part
+    return list(found.values())
 
 
 def gather(stream: Stream, limit: int) -> Evidence:
     """The evidence about `stream`, at most `limit` samples of each experience and split."""
-    by_task = stream.setting == "task"
-    every = tuple(sorted({c for e in stream.learned for c in e.classes}))
+    found = _Collection(stream, limit)
+    left = found.held(len(stream))
+    return Evidence(
+        [found.forgotten(request) for request in stream if found.lost.get(request.index)],
+        [found.part(i, s, "train") for i, s in left.items()],
+        [found.part(i, found.held_test(i, s), "test") for i, s in left.items()],
+        tuple(c for c in found.classes if c not in _classes(left.values())),
+        found.by_task,
+    )
 
-    def part(exp: Experience, samples: Samples, split: str) -> Part:
+
+class _Collection:
+    """What a stream's requests took and left, by stream positions; evidence is made of it."""
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self.stream, self.limit, self.by_task = stream, limit, stream.setting == "task"
+        self.exps = {e.index: e for e in stream.learned}
+        self.classes = tuple(sorted({c for e in stream.learned for c in e.classes}))
+        self.lost = {r.index: _lost(stream, r) for r in stream if r.kind == "forget"}
+        self.gone = {
+            (r, i): _classes([s]) - _classes([_left(stream, self.exps[i], r + 1)])
+            for r, lost in self.lost.items()
+            for i, s in lost.items()
+        }
+        self.thinned = {i for (_, i), classes in self.gone.items() if not classes}
+
+    def held(self, upto: int) -> dict[int, Samples]:
+        """The training data that is held before position `upto`."""
+        rows = {i: _left(self.stream, e, upto) for i, e in self.exps.items() if i < upto}
+        return {i: s for i, s in rows.items() if len(s)}
+
+    def part(self, i: int, samples: Samples, split: str) -> Part:
+        exp = self.exps[i]
         g = generator(0, "audit", exp.origin, split)  # the same samples whatever the seed
-        rows = stratified(samples.y, min(limit, len(samples)), g)
-        classes = tuple(sorted(exp.classes)) if by_task else every
+        rows = stratified(samples.y, min(self.limit, len(samples)), g)
+        classes = tuple(sorted(exp.classes)) if self.by_task else self.classes
         return Part(exp.origin, Samples(*samples.take(rows)), classes)
 
-    def held(upto: int) -> dict[int, Samples]:
-        return {e.index: _left(stream, e, upto) for e in stream.learned if e.index < upto}
+    def forgotten(self, request: Experience) -> Forgotten:
+        lost, before = self.lost[request.index], self.held(request.index + 1)
+        tests = {i: self.lost_test(request, i) for i in lost}
+        return Forgotten(
+            request.index,
+            "U" + ",".join(map(str, sorted({self.exps[i].origin for i in lost}))),
+            [self.part(i, s, "train") for i, s in lost.items()],
+            [self.part(i, s, "test") for i, s in tests.items() if len(s)],
+            [self.part(i, s, "train") for i, s in before.items()],
+            [self.part(i, self.held_test(i, s), "test") for i, s in before.items()],
+            [replace(self.exps[i], train=s) for i, s in lost.items()],
+        )
 
-    left = held(len(stream))
-    emptied = tuple(c for c in every if c not in _classes(left.values()))
-    exps = {e.index: e for e in stream.learned}
-    forgotten = []
-    for request in (e for e in stream if e.kind == "forget"):
-        lost = _lost(stream, request)
-        before = {i: s for i, s in held(request.index).items() if i not in lost and len(s)}
-        if lost:
-            tests = {i: _test_of(exps[i], request, emptied) for i in lost}
-            forgotten.append(
-                Forgotten(
-                    request.index,
-                    "U" + ",".join(map(str, sorted({exps[i].origin for i in lost}))),
-                    [part(exps[i], s, "train") for i, s in lost.items()],
-                    [part(exps[i], s, "test") for i, s in tests.items() if len(s)],
-                    [part(exps[i], s, "train") for i, s in before.items()],
-                    [part(exps[i], exps[i].eval, "test") for i in before],
-                    [replace(exps[i], train=s) for i, s in lost.items()],
-                )
-            )
-    kept = [i for i, s in left.items() if len(s)]
-    train = [part(exps[i], left[i], "train") for i in kept]
-    test = [part(exps[i], _held_test(exps[i], emptied), "test") for i in kept]
-    return Evidence(forgotten, train, test, emptied, by_task)
+    def lost_test(self, request: Experience, i: int) -> Samples:
+        """Test data like what was forgotten: of its classes, or of single samples the first half.
+
+        At that a model that never had them is as good.
+        """
+        classes = self.gone[request.index, i]
+        return _of_classes(self.exps[i].eval, classes) if classes else _half(self.exps[i], 0)
+
+    def held_test(self, i: int, train: Samples) -> Samples:
+        """Test data of the classes that are held, and none that stands for single samples."""
+        whole = _half(self.exps[i], 1) if i in self.thinned else self.exps[i].eval
+        return _of_classes(whole, _classes([train]))
 
 
 def _left(stream: Stream, exp: Experience, upto: int) -> Samples:
@@ -139,24 +183,15 @@ def _rows(samples: Samples, uids: set[int], *, keep: bool) -> Samples:
     return Samples(*samples.take(torch.nonzero(among == keep).flatten()))
 
 
-def _test_of(exp: Experience, request: Experience, emptied: Sequence[int]) -> Samples:
-    """Test data like what was forgotten: of whole experiences all, of classes theirs.
-
-    Of single samples the rest of their experience, at which a model without them is as good.
-    """
-    if exp.index in request.forgets:
-        return exp.eval
-    classes = [c for c in request.emptied if c in emptied]
-    return _of_classes(exp.eval, classes, True) if classes else exp.eval
+def _of_classes(samples: Samples, classes: Iterable[int]) -> Samples:
+    among = torch.isin(samples.y, torch.tensor(sorted(classes), dtype=torch.long))
+    return Samples(*samples.take(torch.nonzero(among).flatten()))
 
 
-def _held_test(exp: Experience, emptied: Sequence[int]) -> Samples:
-    return _of_classes(exp.eval, emptied, False)
-
-
-def _of_classes(samples: Samples, classes: Sequence[int], keep: bool) -> Samples:
-    among = torch.isin(samples.y, torch.tensor(list(classes), dtype=torch.long))
-    return Samples(*samples.take(torch.nonzero(among == keep).flatten()))
+def _half(exp: Experience, which: int) -> Samples:
+    """One of two halves of its test data, the same whatever the seed."""
+    order = torch.randperm(len(exp.eval), generator=generator(0, "audit", exp.origin, "halves"))
+    return Samples(*exp.eval.take(order[which::2].sort().values))
 
 
 def logits_of(model: Strategy, part: Part, rows: Tensor, *, by_task: bool) -> Tensor:
@@ -198,6 +233,7 @@ def features(model: Strategy, parts: Iterable[Part]) -> np.ndarray | None:
     return torch.cat(found).numpy() if found else None
 
 
-def accuracy(given: Outputs) -> float:
-    """The share of samples whose most likely class is their own."""
-    return float(np.mean(given.p.argmax(1) == given.y))
+def accuracies(given: Outputs) -> dict[int, float]:
+    """The share of samples whose most likely class is their own, by the scenario's experiences."""
+    right = given.p.argmax(1) == given.y
+    return {int(k): float(right[given.task == k].mean()) for k in np.unique(given.task)}

@@ -6,76 +6,49 @@ the one never asked, M_0 the untrained one. Everything is asked of all of them a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from clframe.audit import agreement, attacks, relearn
-from clframe.audit.attacks import Outputs, Sets
-from clframe.audit.evidence import Evidence, Forgotten, Part, accuracy, answers, features, gather
-from clframe.audit.recovery import Lesson
-from clframe.config.companions import Audit
-from clframe.config.schema import RunConfig
+from clframe.audit.attacks import Sets
+from clframe.audit.bench import Bench, Case
+from clframe.audit.evidence import Forgotten, accuracies, answers, features
 from clframe.core.strategy import Strategy
-from clframe.engine.build import make_stream
 from clframe.engine.load import load_run
 from clframe.errors import ClframeError
 from clframe.evaluation.timeline import mean_present
+from clframe.evaluation.unlearning import LEARNED_BY
 from clframe.tracking.store import RunStore
 
-SPLITS = ("forget_train", "forget_test", "retain_train", "retain_test")
 
-
-@dataclass(frozen=True)
-class Case:
-    """A run's folder with those of its companions; `peers`: retrained runs on the same data."""
-
-    cfg: RunConfig
-    folder: Path
-    retrained: Path
-    unasked: Path
-    peers: tuple[Path, ...]
-
-
-@functools.lru_cache(maxsize=64)
-def model(folder: Path, checkpoint: str = "last.ckpt", trained: bool = True) -> Strategy:
-    """A run's strategy, loaded once."""
-    return load_run(folder, checkpoint, trained=trained)
-
-
-def judge(case: Case, audit: Audit) -> dict[str, Any]:
+def judge(case: Case, bench: Bench) -> dict[str, Any]:
     """Everything of one run that needs its models, by section; undefined numbers are None.
 
-    Of a run that in the end has forgotten nothing there is none.
+    Of a run that in the end has forgotten nothing there is none. Raises ClframeError where copies
+    from before a request are missing.
     """
-    evidence = gather(make_stream(case.cfg), audit.samples)
+    evidence = bench.evidence
     if not evidence.forgotten:
         return {}
-    answered = {
-        name: _answers(model(folder), evidence)
-        for name, folder in (
-            ("unlearned", case.folder),
-            ("retrained", case.retrained),
-            ("unasked", case.unasked),
-        )
+    model = load_run(case.folder)
+    answered = {"unlearned": bench.ask(model), **bench.answered}
+    before = {f.position: _before(case, f.position) for f in evidence.forgotten}
+    known = {
+        name: {split: accuracies(given) for split, given in sets._asdict().items()}
+        for name, sets in answered.items()
     }
-    before = {f.position: _before(case.folder, f.position) for f in evidence.forgotten}
-    known = {name: {split: by_task(getattr(sets, split)) for split in SPLITS}
-             for name, sets in answered.items()}  # fmt: skip
     held = sorted(known["unlearned"]["retain_test"])
     ours, theirs = ([known[n]["retain_test"][k] for k in held] for n in ("unlearned", "unasked"))
     return {
-        "accuracy": {name: _accuracies(sets) for name, sets in answered.items()},
         "by_task": known,
+        "peers": {s: [accuracies(given) for given in all_] for s, (all_, _) in bench.peers.items()},
         "gain": agreement.accuracy_gain(ours, theirs, range(len(held))),
-        "agreement": _agreement(case, evidence, answered),
-        "floor": _accuracy_floor(case, evidence),
-        "attacks": _attacks(case, evidence, answered, before, audit),
-        "requests": [_request(case, evidence, lost, before, audit) for lost in evidence.forgotten],
+        "agreement": _agreement(case, bench, model, answered),
+        "attacks": _attacks(bench, answered["unlearned"], before),
+        "requests": [_request(bench, lost, model, before) for lost in evidence.forgotten],
         "confidence": {
             name: attacks.logit_confidence(*answered[name].forget_train[:2]).tolist()
             for name in ("unlearned", "retrained")
@@ -84,103 +57,52 @@ def judge(case: Case, audit: Audit) -> dict[str, Any]:
     }
 
 
-def _before(folder: Path, position: int) -> Strategy:
-    name = f"before-{position}.ckpt"
-    if not (folder / name).is_file():
+def _before(case: Case, position: int) -> Strategy:
+    path = RunStore(case.folder).before_path(position)
+    if not path.is_file():
         raise ClframeError(
-            f"{folder / name} is missing: the run was made without copies=true. Delete its folder "
-            "and run the grid again."
+            f"{path} is missing: the run was made without copies=true. Delete its folder and run "
+            "the grid again."
         )
-    return model(folder, name)
-
-
-def _answers(found: Strategy, evidence: Evidence) -> Sets:
-    return Sets(**{split: answers(found, getattr(evidence, split), evidence) for split in SPLITS})
-
-
-def _accuracies(sets: Sets) -> dict[str, float | None]:
-    held = by_task(sets.retain_test)
-    return {
-        **{split: accuracy(getattr(sets, split)) for split in SPLITS},
-        "worst_held": min(held.values(), default=None),
-    }
-
-
-def by_task(given: Outputs) -> dict[int, float]:
-    """The accuracy on each of the scenario's experiences."""
-    right = given.p.argmax(1) == given.y
-    return {int(k): float(right[given.task == k].mean()) for k in np.unique(given.task)}
-
-
-def _accuracy_floor(case: Case, evidence: Evidence) -> dict[str, float | None]:
-    """By how much two retrained models differ on what was forgotten, and on what is held."""
-    return {
-        split: agreement.noise_floor(
-            [accuracy(answers(model(p), getattr(evidence, split), evidence)) for p in case.peers],
-            lambda a, b: abs(a - b),
-        )
-        for split in ("forget_test", "retain_test")
-    }
+    return load_run(case.folder, path.name)
 
 
 def _agreement(
-    case: Case, evidence: Evidence, answered: Mapping[str, Sets]
+    case: Case, bench: Bench, model: Strategy, answered: Mapping[str, Sets]
 ) -> dict[str, dict[str, Any]]:
     """Distances from the retrained model, on what was forgotten and on what was not."""
-    active = None
-    if not evidence.by_task and evidence.emptied:
-        active = ~np.isin(evidence.forget_train[0].classes, evidence.emptied)
-        active = active if active.any() else None
-    found = {}
-    for split in ("forget_test", "retain_test"):
-        parts = getattr(evidence, split)
-        seen = [features(model(p), parts) for p in (case.folder, case.retrained, *case.peers)]
-        floor = _floors(case, evidence, parts, active, seen[2:])
-        zero = answers(model(case.folder, trained=False), parts, evidence).p
+    untrained, found = load_run(case.folder, trained=False), {}
+    for split, parts in bench.evidence.tests.items():
+        seen = [features(m, parts) for m in (model, bench.retrained)]
         values = agreement.compare(
             getattr(answered["unlearned"], split).p,
             getattr(answered["retrained"], split).p,
-            features=None if any(x is None for x in seen) else seen[:2],
-            untrained=zero,
-            active=active,
+            features=None if any(x is None for x in seen) else seen,
+            untrained=answers(untrained, parts, bench.evidence).p,
+            active=bench.active,
         )
+        floors = bench.floors[split]
         found[split] = {
-            name: agreement.against(value, floor.get(name))._asdict()
+            name: agreement.against(value, floors.get(name))._asdict()
             for name, value in values.items()
         }
     return found
 
 
-def _floors(
-    case: Case, evidence: Evidence, parts: Sequence[Part], active: Any, seen: Sequence[Any]
-) -> dict[str, float | None]:
-    """The same distances between retrained models of other seeds, on the same data."""
-    peers = [answers(model(p), parts, evidence).p for p in case.peers]
-    distances = agreement.divergences(active)
-    floor = {name: agreement.noise_floor(peers, f) for name, f in distances.items()}
-    if all(x is not None for x in seen):
-        floor |= {name: agreement.noise_floor(seen, f) for name, f in agreement.FEATURES.items()}
-    return floor
-
-
 def _attacks(
-    case: Case,
-    evidence: Evidence,
-    answered: Mapping[str, Sets],
-    before: Mapping[int, Strategy],
-    audit: Audit,
+    bench: Bench, unlearned: Sets, before: Mapping[int, Strategy]
 ) -> dict[str, dict[str, Any]]:
     """Every attack on every model.
 
     M_pre of each request is attacked through what it held then; its scores are means over requests.
     """
-    run = functools.partial(attacks.run_attacks, seed=case.cfg.seed, per_task=audit.attack_samples)
-    models = {name: run(sets) for name, sets in answered.items()}
+    models = {"unlearned": bench.attack(unlearned), **bench.attacked}
     pre = []
-    for lost in evidence.forgotten:
-        if lost.held_train and lost.test:
+    for lost in bench.evidence.forgotten:
+        if lost.held_train and lost.held_test and lost.test:
             parts = (lost.held_train, lost.held_test, lost.train, lost.test)
-            pre.append(run(Sets(*(answers(before[lost.position], p, evidence) for p in parts))))
+            model = before[lost.position]
+            pre.append(bench.attack(Sets(*(answers(model, p, bench.evidence) for p in parts))))
     if pre:
         models["before"] = {name: _mean(p[name] for p in pre) for name in pre[0]}
         return attacks.verdicts(models)
@@ -197,41 +119,37 @@ def _mean(found: Iterable[attacks.Attack]) -> attacks.Attack:
 
 
 def _request(
-    case: Case,
-    evidence: Evidence,
-    lost: Forgotten,
-    before: Mapping[int, Strategy],
-    audit: Audit,
+    bench: Bench, lost: Forgotten, model: Strategy, before: Mapping[int, Strategy]
 ) -> dict[str, Any]:
     """What is left of one thing forgotten: how soon it is back, from what, and in the features."""
     models = {
-        "unlearned": model(case.folder),
-        "retrained": model(case.retrained),
+        "unlearned": model,
+        "retrained": bench.retrained,
         "before": before[lost.position],
     }
-    lesson = Lesson(case.cfg, lost, evidence.by_task)
-    known = lesson.accuracy(models["before"]) if lost.test else None
-    curves = {
-        name: lesson.curve(models[name], audit.relearn_steps) for name in ("unlearned", "retrained")
-    }
+    known = bench.lesson(lost).accuracy(models["before"]) if lost.test else None
+    curves = {name: bench.curve(lost, models[name]) for name in ("unlearned", "retrained")}
     times: dict[str, Any] = {}
     if all(curves.values()) and known:
-        steps = range(audit.relearn_steps + 1)
+        steps = range(bench.audit.relearn_steps + 1)
         found = relearn.anamnesis_by_margin(known, curves["unlearned"], curves["retrained"], steps)
         times = {
             f"{margin:g}": {"unlearned": str(u), "retrained": str(r), **asdict(index)}
             for margin, (u, r, index) in found.items()
         }
+    chance = 1 / len(lost.train[0].classes)
     return {
         "position": lost.position,
         "name": lost.name,
+        "tasks": sorted({part.origin for part in lost.train}),
         "before": known,
+        "void": known is not None and known < chance + LEARNED_BY,
         "times": times,
         "curves": curves,
         "recovery": [
             {"images": images}
-            | {k: lesson.after(m, audit.relearn_steps, images) for k, m in models.items()}
-            for images in audit.recovery
+            | {name: bench.recovery(lost, m, images) for name, m in models.items()}
+            for images in bench.audit.recovery
         ],
         "probe": {name: _probe(m, lost) for name, m in models.items()},
     }

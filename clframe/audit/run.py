@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -9,6 +10,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,16 @@ import numpy as np
 import torch
 
 from clframe.audit import attacks
-from clframe.audit.judge import Case, judge
+from clframe.audit.bench import Bench, Case
+from clframe.audit.judge import judge
 from clframe.config.companions import Audit, asks_to_forget, retrained, unasked
 from clframe.config.grid import load_grid
 from clframe.config.identity import run_id
 from clframe.config.schema import RunConfig
-from clframe.errors import ClframeError, ConfigError
+from clframe.errors import ClframeError, ConfigError, DataError
 from clframe.tracking.files import replace_file
 from clframe.tracking.store import RunStore
 
-FILE = "audit.json"
 FEWEST = 3  # pairs of shadow models from which there is a number at all, with a warning
 
 
@@ -33,7 +36,8 @@ def audit(folder: Path, workers: int = 1) -> int:
     """Judge every cell of a grid's folder that can be; returns 0, or 1 where some could not.
 
     Writes `audit.json` into each cell's folder: what needs the models, for the report. A cell that
-    was judged before, by models that have not changed since, is left as it is.
+    was judged before, as now and by the same models, is left as it is; what no longer holds of
+    others is removed before anything begins.
     """
     spec = load_grid(folder / "grid.yaml")
     if spec.audit is None:
@@ -41,15 +45,29 @@ def audit(folder: Path, workers: int = 1) -> int:
     cases, missing = _cases(folder, spec.cells())
     for line in missing:
         print(f"not judged: {line}")
-    due = [case for case in cases if _is_due(case, spec.audit)]
+    asked = {case.folder: _question(case, spec.audit) for case in cases}
+    due = [
+        case
+        for case in cases
+        if RunStore(case.folder).read_audit().get("asked") != asked[case.folder]
+    ]
+    for case in due:
+        RunStore(case.folder).audit_path.unlink(missing_ok=True)
     print(f"audit: {len(cases)} runs, {len(due)} to judge")
     failed = len(missing)
-    for number, (case, problem, seconds) in enumerate(_judged(due, spec.audit, workers), 1):
-        failed += problem is not None
-        said = f"failed: {problem}" if problem else "judged"
-        print(f"[{number}/{len(due)}] {seconds:6.1f} s  {said}  {case.folder.name}", flush=True)
-    _compare_shadows(cases, spec.audit)
+    for number, (case, found, seconds) in enumerate(_judged(due, spec.audit, workers), 1):
+        if isinstance(found, str):
+            failed, end = failed + 1, f"failed: {found}"
+        else:
+            _write(case.folder, found | {"asked": asked[case.folder]})
+            end = "judged"
+        print(f"[{number}/{len(due)}] {seconds:6.1f} s  {end}  {case.folder.name}", flush=True)
+    _compare_shadows(cases)
     return int(failed > 0)
+
+
+def _write(folder: Path, found: Mapping[str, Any]) -> None:
+    replace_file(RunStore(folder).audit_path, json.dumps(_plain(found), allow_nan=False))
 
 
 def _cases(folder: Path, cells: Sequence[RunConfig]) -> tuple[list[Case], list[str]]:
@@ -59,17 +77,26 @@ def _cases(folder: Path, cells: Sequence[RunConfig]) -> tuple[list[Case], list[s
         if not asks_to_forget(cfg):
             continue
         places = [folder / run_id(c) for c in (cfg, retrained(cfg), unasked(cfg))]
-        absent = [p.name for p in places if not p.exists() or RunStore(p).state() != "done"]
+        absent = [p.name for p in places if _state(p) != "done"]
         if absent:
             missing.append(f"{places[0].name}: {', '.join(absent)} not done")
         else:
             found.append(Case(cfg, places[0], places[1], places[2], ()))
-    groups: dict[str, set[Path]] = defaultdict(set)
-    for case in found:
-        groups[_kin(case)].add(case.retrained)
+    kin = [_kin(case) for case in found]
+    peers: dict[str, set[Path]] = defaultdict(set)
+    for case, group in zip(found, kin, strict=True):
+        peers[group].add(case.retrained)
     return [
-        Case(c.cfg, c.folder, c.retrained, c.unasked, tuple(sorted(groups[_kin(c)]))) for c in found
+        replace(case, peers=tuple(sorted(peers[group])))
+        for case, group in zip(found, kin, strict=True)
     ], missing
+
+
+def _state(folder: Path) -> str:
+    try:
+        return RunStore(folder).state() if folder.exists() else "missing"
+    except DataError:
+        return "broken"
 
 
 def _kin(case: Case) -> str:
@@ -80,40 +107,64 @@ def _kin(case: Case) -> str:
     return json.dumps([run_id(cfg), data["class_order"], met])
 
 
-def _is_due(case: Case, how: Audit) -> bool:
-    done = case.folder / FILE
-    if not done.is_file() or json.loads(done.read_text()).get("how") != how.model_dump():
-        return True
-    models = [case.folder, case.unasked, *case.peers]
-    return any((m / "last.ckpt").stat().st_mtime > done.stat().st_mtime for m in models)
+def _question(case: Case, how: Audit) -> dict[str, Any]:
+    """What is asked, and of which models by their contents, as JSON has it."""
+    models = sorted({case.folder, case.retrained, case.unasked, *case.peers})
+    return {"how": how.model_dump(), "models": {m.name: _digest(m / "last.ckpt") for m in models}}
 
 
-def _judged(
-    cases: Sequence[Case], how: Audit, workers: int
-) -> Iterator[tuple[Case, str | None, float]]:
-    if workers == 1 or len(cases) < 2:
-        for case in cases:
-            yield case, *_write(case, how)
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+Verdict = tuple[Case, dict[str, Any] | str, float]  # what was found or went wrong, and the seconds
+
+
+def _judged(cases: Sequence[Case], how: Audit, workers: int) -> Iterator[Verdict]:
+    """Case by case; those that share their companions one after the other, in one process."""
+    groups: dict[Any, list[Case]] = defaultdict(list)
+    for case in cases:
+        requests = tuple(r.model_dump_json() for r in case.cfg.request_list() or [])
+        groups[case.retrained, case.unasked, case.peers, requests].append(case)
+    if workers == 1 or len(groups) < 2:
+        for group in groups.values():
+            yield from _judge_all(group, how)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        sent = {pool.submit(_write, case, how): case for case in cases}
-        for future in as_completed(sent):
-            yield sent[future], *future.result()
-
-
-def _write(case: Case, how: Audit) -> tuple[str | None, float]:
-    """Judge one case; what went wrong, and the seconds it took."""
-    begun = time.perf_counter()
-    torch.set_num_threads(case.cfg.threads)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
-        found = judge(case, how)
-    except ClframeError as error:
-        return str(error), time.perf_counter() - begun
-    except Exception as error:  # models are other people's code: the other runs go on
-        return f"{type(error).__name__}: {error}", time.perf_counter() - begun
-    found["how"] = how.model_dump()
-    replace_file(case.folder / FILE, json.dumps(_plain(found), allow_nan=False))
-    return None, time.perf_counter() - begun
+        sent = {pool.submit(_judge_listed, g, how): g for g in groups.values()}
+        for future in as_completed(sent):
+            try:
+                yield from future.result()
+            except BrokenProcessPool as error:
+                yield from ((case, f"its process has ended: {error}", 0.0) for case in sent[future])
+    except BaseException:  # as at Ctrl-C: what runs is not waited for
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _judge_listed(cases: Sequence[Case], how: Audit) -> list[Verdict]:
+    return list(_judge_all(cases, how))
+
+
+def _judge_all(cases: Sequence[Case], how: Audit) -> Iterator[Verdict]:
+    """Judge cases that share their companions."""
+    torch.set_num_threads(cases[0].cfg.threads)
+    bench: Bench | None = None
+    for case in cases:
+        begun = time.perf_counter()
+        found: dict[str, Any] | str
+        try:
+            bench = bench or Bench(case, how)
+            found = _plain(judge(case, bench))
+        except ClframeError as error:
+            found = str(error)
+        except Exception as error:  # models are other people's code: the other runs go on
+            found = f"{type(error).__name__}: {error}"
+        yield case, found, time.perf_counter() - begun
 
 
 def _plain(value: Any) -> Any:
@@ -129,18 +180,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _compare_shadows(cases: Sequence[Case], how: Audit) -> None:
+def _compare_shadows(cases: Sequence[Case]) -> None:
     """U-LiRA over the seeds of each method: each pair is attacked through the others."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for case in cases:
-        if (case.folder / FILE).is_file() and not _is_due(case, how):
+        if "confidence" in RunStore(case.folder).read_audit():
             own = case.cfg.model_copy(update={"seed": 0})
-            groups[run_id(own) + _kin(case)].append(case.folder / FILE)
-    for files in groups.values():
-        found = [json.loads(f.read_text()) for f in files]
-        if not all("confidence" in f for f in found):
-            continue
+            groups[run_id(own) + _kin(case)].append(case.folder)
+    for folders in groups.values():
+        found = [RunStore(folder).read_audit() for folder in folders]
         pairs = [[f["confidence"][name] for f in found] for name in ("unlearned", "retrained")]
-        attack = attacks.lira(pairs[0], pairs[1], allow_fewer=len(files) >= FEWEST)
-        for path, one in zip(files, found, strict=True):
-            replace_file(path, json.dumps({**one, "lira": _plain(attack._asdict())}))
+        attack = attacks.lira(pairs[0], pairs[1], allow_fewer=len(found) >= FEWEST)
+        for folder, one in zip(folders, found, strict=True):
+            _write(folder, one | {"lira": attack._asdict()})

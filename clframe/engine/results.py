@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from clframe.core.experience import Stream
+from clframe.core.experience import Experience, Stream
 from clframe.evaluation.envelope import envelope
 from clframe.evaluation.metrics import sizes_of, summarize
 from clframe.evaluation.trace import AccuracyTrace
@@ -76,10 +77,11 @@ def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
 def unlearned(store: RunStore, primary: str, stream: Stream) -> dict[str, Any]:
     """What forgetting whole experiences did, under `unlearning`; nothing where none was forgotten.
 
-    From the full test sets. Chance is one in as many classes as the primary readout allowed when
-    the experience was forgotten, or allows at the end.
+    From the full test sets. Chance is one in as many classes as the primary readout allows at each
+    request. Nothing either where an experience has lost some of its classes alone: its accuracy
+    is then of what is held and of what is not.
     """
-    if not any(e.forgets for e in stream):
+    if not any(e.forgets for e in stream) or any(_halved(e, stream) for e in stream):
         return {}
     table: dict[tuple[int, int], float] = {}  # the last row of each position wins
     for row in store.read_boundary(primary).to_pylist():
@@ -92,8 +94,7 @@ def unlearned(store: RunStore, primary: str, stream: Stream) -> dict[str, Any]:
             column[tasks[0]] = position
         named.append((op, [place[k] for k in tasks]))
         rows.append([table.get((position, column.get(k, -1))) for k in place])
-    chance = [1 / n for n in _widths(stream, primary)]
-    found = summarize_unlearning(named, rows, chance)
+    found = summarize_unlearning(named, rows, _chance(stream, primary, [p for p, _, _ in asked]))
     for row, (position, _, _) in zip(found["rows"], asked, strict=True):
         row["position"] = position
     return {"unlearning": found | {"tasks": _tasks(stream)}}
@@ -114,16 +115,20 @@ def requests_of(stream: Stream) -> list[tuple[int, str, list[int]]]:
     ]
 
 
-def _widths(stream: Stream, primary: str) -> list[int]:
-    """Of each task, how many classes an answer about it may be."""
+def _halved(request: Experience, stream: Stream) -> bool:
+    """Whether it empties classes of an experience that it leaves others of."""
+    gone = {p for r in stream if r.index <= request.index for p in r.forgets}
+    before = [e for e in stream.learned if e.index < request.index and e.index not in gone]
+    return any(set(e.classes) & set(request.emptied) for e in before)
+
+
+def _chance(stream: Stream, primary: str, positions: Sequence[int]) -> list[list[float]]:
+    """After each request, one in the number of classes that an answer about a task may be."""
     classes = {e.origin: e.classes for e in stream.learned}
     if primary.endswith("/task"):
-        return [len(classes[k]) for k in _tasks(stream)]
-    ends = dict.fromkeys(classes, len(stream))
-    ends |= {k: position for position, op, tasks in requests_of(stream) for k in tasks if op == "U"}
-    seen = {end: {c for e in stream.learned if e.index < end for c in e.classes}
-            for end in ends.values()}  # fmt: skip
-    return [len(seen[ends[k]]) for k in _tasks(stream)]
+        return [[1 / len(classes[k]) for k in _tasks(stream)]] * len(positions)
+    seen = [{c for e in stream.learned if e.index <= p for c in e.classes} for p in positions]
+    return [[1 / len(found)] * len(_tasks(stream)) for found in seen]
 
 
 def _tasks(stream: Stream) -> list[int]:

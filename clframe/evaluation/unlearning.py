@@ -13,15 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from clframe.errors import ClframeError
 from clframe.evaluation.timeline import mean, mean_present
 
 Request = tuple[str, int | Sequence[int]]  # ("L", 0), or ("U", (0, 2)) for two at once
 Row = Sequence[float | None]
-Floats = npt.NDArray[np.float64]
+Chance = Sequence[float] | Sequence[Sequence[float]]  # [K], or [T][K] where requests change it
 
 LEARNED_BY = 0.15  # a task that beats chance by less before its "U" was never there to forget
 RETAINED_BY = 0.05  # a model whose held tasks beat chance by less forgot everything
@@ -40,14 +37,14 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """Checked requests and accuracies: spans one a request and task, ops [T], accuracy [T][K],
-    chance [K].
+    """Checked requests and accuracies: spans one a request and task, ops [T], accuracy and chance
+    [T][K].
     """
 
     spans: tuple[Span, ...]
     ops: tuple[str, ...]
     accuracy: tuple[tuple[float, ...], ...]
-    chance: tuple[float, ...]
+    chance: tuple[tuple[float, ...], ...]
 
     def tasks(self, op: str, t: int) -> list[int]:
         """The tasks held ("L") or forgotten ("U") after request t, in order."""
@@ -58,20 +55,17 @@ class History:
         return [self.accuracy[t][k] - self.accuracy[t - 1][k] for k in tasks]
 
 
-def read(requests: Sequence[Request], rows: Sequence[Row], chance: Sequence[float]) -> History:
+def read(requests: Sequence[Request], rows: Sequence[Row], chance: Chance) -> History:
     """Check and arrange: rows [T][up to K] hold None where a task is not seen yet, or end early.
 
     Raises ClframeError where a request cannot be served, or an accuracy of a seen task is missing.
     """
-    made = spans(requests)
+    made, levels = spans(requests), _levels(chance, len(requests))
     if len(rows) != len(requests):
         raise ClframeError(
             f"{len(requests)} requests but {len(rows)} rows; give one row of accuracies after each"
         )
-    for k, c in enumerate(chance):
-        if not 0 <= c < 1:
-            raise ClframeError(f"chance of task {k} is {c!r}; expected a fraction such as 0.1")
-    num = len(chance)
+    num = len(levels[0]) if levels else 0
     if made and max(s.task for s in made) >= num:
         raise ClframeError(f"requests name task {max(s.task for s in made)}; chance has {num}")
     table = []
@@ -85,7 +79,21 @@ def read(requests: Sequence[Request], rows: Sequence[Row], chance: Sequence[floa
                     "expected a number from 0 to 1 (100% is 1.0)"
                 )
         table.append(tuple(cells))
-    return History(made, tuple(op for op, _ in requests), tuple(table), tuple(chance))
+    return History(made, tuple(op for op, _ in requests), tuple(table), levels)
+
+
+def _levels(chance: Chance, num: int) -> tuple[tuple[float, ...], ...]:
+    """Chance after each of `num` requests."""
+    given = [c if isinstance(c, Sequence) else (c,) for c in chance]
+    changes = any(isinstance(c, Sequence) for c in chance)
+    levels = [tuple(c) for c in given] if changes else [tuple(c for (c,) in given)] * num
+    if len(levels) != num or len({len(row) for row in levels}) > 1:
+        raise ClframeError(f"chance has {len(levels)} rows for {num} requests, or uneven ones")
+    for row in levels:
+        for k, c in enumerate(row):
+            if not 0 <= c <= 1:
+                raise ClframeError(f"chance of task {k} is {c!r}; expected a fraction such as 0.1")
+    return tuple(levels)
 
 
 def spans(requests: Sequence[Request]) -> tuple[Span, ...]:
@@ -185,26 +193,27 @@ def stability(line: History, span: Span) -> float | None:
     """
     course = _course(line, span)
     if span.op == "U":
-        return mean(line.chance[span.task] - a for a in course)
+        return mean(line.chance[t][span.task] - a for t, a in enumerate(course, start=span.first))
     return mean(a / course[0] for a in course) if course[0] else None
 
 
 def void(line: History, span: Span) -> list[str]:
     """Why the forget score of an unlearn request says nothing: no reason, one or two."""
     reasons = []
-    before, c = line.accuracy[span.first - 1][span.task], line.chance[span.task]
+    before, c = (table[span.first - 1][span.task] for table in (line.accuracy, line.chance))
     if before < c + LEARNED_BY - _ROUNDING:
         reasons.append(f"accuracy before was {before:.3f}, under chance {c:.3f} + {LEARNED_BY}")
     end = len(line.ops) - 1
-    kept, level = mean_accuracy(line, "L", end), mean(line.chance[k] for k in line.tasks("L", end))
+    kept, level = (
+        mean_accuracy(line, "L", end),
+        mean(line.chance[end][k] for k in line.tasks("L", end)),
+    )
     if kept is not None and level is not None and kept <= level + RETAINED_BY + _ROUNDING:
         reasons.append(f"retain accuracy {kept:.3f} is within {RETAINED_BY} of chance {level:.3f}")
     return reasons
 
 
-def summarize(
-    requests: Sequence[Request], rows: Sequence[Row], chance: Sequence[float]
-) -> dict[str, Any]:
+def summarize(requests: Sequence[Request], rows: Sequence[Row], chance: Chance) -> dict[str, Any]:
     """Section 2 of the report; Any because some values are lists. None is undefined everywhere.
 
     `forgets` has one entry an unlearned task, `stability` one a span, `rows` is the table.
@@ -226,7 +235,7 @@ def summarize(
         "worst_held": None if worst is None else last[worst],
         "worst_held_task": worst,
         "forget_accuracy": mean_accuracy(line, "U", end),
-        "forget_above_chance": mean(f["accuracy"] - line.chance[f["task"]] for f in now),
+        "forget_above_chance": mean(f["accuracy"] - f["chance"] for f in now),
         "forget_accuracy_valid": mean(f["accuracy"] for f in now if not f["void"]),
         **{name: mean_present(values) for name, values in per.items()},
         **{f"{name}_per_request": values for name, values in per.items()},
@@ -246,13 +255,16 @@ def summarize(
 
 
 def _forget(line: History, span: Span) -> dict[str, Any]:
-    """One unlearn request; `until` is the request that learned the task again, if one did."""
+    """One unlearn request; `until` is the request that learned the task again, if one did.
+
+    `accuracy` and `chance` are those just before it, else at the end.
+    """
     course = _course(line, span)
     return {
         "request": span.first,
         "task": span.task,
         "until": None if span.stop == len(line.ops) else span.stop,
-        "chance": line.chance[span.task],
+        "chance": line.chance[span.stop - 1][span.task],
         "before": line.accuracy[span.first - 1][span.task],
         "after": course[0],
         "accuracy": course[-1],

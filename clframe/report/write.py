@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clframe.report.tables import Table
+from clframe.report.tables import Record, Table
 from clframe.report.views import View
 
 
@@ -22,9 +23,14 @@ def write_csv(table: Table, path: Path) -> Path:
 
 
 def write_json(tables: Mapping[str, Table], path: Path) -> Path:
-    """All tables in one object; an undefined value is null."""
-    path.write_text(json.dumps(tables, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """All tables in one object; an undefined value is null, an infinite one is text."""
+    finite = {name: [_finite(record) for record in table] for name, table in tables.items()}
+    path.write_text(json.dumps(finite, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def _finite(record: Record) -> Record:
+    return {k: str(v) if v in (math.inf, -math.inf) else v for k, v in record.items()}
 
 
 def write_markdown(title: str, lines: Iterable[str], views: Sequence[View], path: Path) -> Path:

@@ -73,6 +73,7 @@ class RunStore:
         self.config_path = self.folder / "config.yaml"
         self.record_path = self.folder / "record.json"
         self.metrics_path = self.folder / "metrics.json"
+        self.audit_path = self.folder / "audit.json"
         self.trace_path = self.folder / "trace.parquet"
         self.boundary_path = self.folder / "boundary.parquet"
         self.journal_path = self.folder / "journal.bin"
@@ -153,6 +154,14 @@ class RunStore:
         if status != "running":
             return status
         return "running" if is_alive(self.heartbeat_path) else "interrupted"
+
+    def read_audit(self) -> dict[str, Any]:
+        """What an audit has said of the run; nothing where there was none, or half of one."""
+        try:
+            found: dict[str, Any] = json.loads(self.audit_path.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
 
     def before_path(self, position: int) -> Path:
         """The state as it was before the forget request at `position` of the stream."""

@@ -116,12 +116,17 @@ def test_an_attack_must_succeed_on_the_model_before() -> None:
     assert {row["note"] for row in table.values()} == {"attack uninformative"}
     table = attacks.verdicts({"before": model(0.55, 0.65), "unlearned": model(0.5, 0.1)})
     assert {row["note"] for row in table.values()} == {""}
-    assert table["entropy"] == {"before": 0.65, "unlearned": 0.1, "note": ""}
+    assert table["entropy"] == {
+        "before": 0.65,
+        "unlearned": 0.1,
+        "signal": pytest.approx(0.05),
+        "note": "",
+    }
     assert not attacks.informative(attacks.balanced(0.3, 0.3)), "wrong most often is no success"
 
 
 def shadows(
-    shift: float, num: int = 16, n: int = 200, seed: int = 0
+    shift: float, num: int = 17, n: int = 200, seed: int = 0
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
     hard = rng.normal(scale=3, size=n)  # examples differ more than models do
@@ -135,7 +140,7 @@ def test_lira_tells_what_one_threshold_cannot() -> None:
     assert found.detail["tpr_at_1_percent_fpr"] > 0.9 and found.note == ""
     pooled = attacks.folded(attacks.auc(unlearned.ravel(), retrained.ravel())).score
     assert pooled is not None and found.score is not None and pooled < found.score - 0.1
-    audited = attacks.lira(unlearned[1:], retrained[1:], (unlearned[0], retrained[0]))
+    audited = attacks.lira(unlearned[2:], retrained[2:], (unlearned[0], retrained[0]))
     assert audited.score is None, "15 pairs"
     audited = attacks.lira(*shadows(4.0), (unlearned[0], retrained[0]))
     assert audited.score == pytest.approx(0.977, abs=0.03)
@@ -148,7 +153,7 @@ def test_lira_finds_nothing_where_there_is_nothing() -> None:
     same, _ = shadows(0.0)
     assert attacks.lira(same, same).score == 0.5
     assert attacks.lira(*shadows(4.0), (same[0], same[0])).score == 0.5
-    constant = np.zeros((16, 3))
+    constant = np.zeros((17, 3))
     assert attacks.lira(constant, constant).score == 0.5
 
 
@@ -161,11 +166,11 @@ def test_lira_sees_that_unlearned_models_agree_more_than_retrained_ones() -> Non
 
 def test_lira_needs_16_pairs_or_says_so() -> None:
     few = shadows(4.0, num=4)
-    assert attacks.lira(*few) == (None, None, {"num_pairs": 4}, "needs 16 shadow pairs")
+    assert attacks.lira(*few) == (None, None, {"num_pairs": 4}, "needs 17 shadow pairs")
     assert not attacks.informative(attacks.lira(*few))
     labelled = attacks.lira(*few, allow_fewer=True)
     assert labelled.score is not None and labelled.score > 0.8
-    assert labelled.note == "only 4 pairs, needs 16 shadow pairs: not for a headline claim"
+    assert labelled.note == "only 4 pairs, needs 17 shadow pairs: not for a headline claim"
 
 
 def test_tpr_counts_no_more_false_positives_than_1_percent() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,8 +18,9 @@ from rich.console import Console
 
 from clframe.audit import agreement, attacks
 from clframe.audit import run as audit_run
+from clframe.audit.bench import Bench, Case
 from clframe.audit.evidence import Evidence, Part, answers, gather
-from clframe.audit.judge import Case, judge, model
+from clframe.audit.judge import judge as judge_with
 from clframe.audit.run import audit
 from clframe.config.companions import Audit, retrained, unasked
 from clframe.config.grid import load_grid
@@ -31,6 +31,7 @@ from clframe.config.schema import RunConfig
 from clframe.core.experience import Experience, Samples, Stream
 from clframe.data.stream import splice
 from clframe.engine.build import make_stream
+from clframe.engine.load import load_run as model
 from clframe.engine.run import run_cell
 from clframe.errors import ConfigError
 from clframe.grid.runner import run_grid
@@ -57,6 +58,10 @@ audit: {samples: 60, relearn_steps: 3, recovery: [1], attack_samples: 30}
 SMALL = Audit(samples=60, relearn_steps=3, recovery=[1], attack_samples=30)
 
 
+def judge(case: Case) -> dict[str, Any]:
+    return judge_with(case, Bench(case, SMALL))
+
+
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Report]:
     """The grid's folder with its first audit, what running it said, and its report."""
@@ -72,19 +77,19 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Report]
 
 @pytest.fixture
 def grid(judged: tuple[Path, str, Report], tmp_path: Path) -> Path:
-    """A copy of the grid's folder, to change; times of files are kept."""
+    """A copy of the grid's folder, to change."""
     return Path(shutil.copytree(judged[0], tmp_path / "gone"))
 
 
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The cells judged from now on; what they get is what they had."""
+    """The cells judged from now on; they are told nothing."""
     cells: list[str] = []
 
-    def spy(case: Case, how: Audit) -> dict[str, Any]:
-        assert how == SMALL
+    def spy(case: Case, bench: Bench) -> dict[str, Any]:
+        assert bench.audit == SMALL
         cells.append(case.folder.name)
-        return json.loads((case.folder / "audit.json").read_text())
+        return {}
 
     monkeypatch.setattr(audit_run, "judge", spy)
     return cells
@@ -97,9 +102,8 @@ def cells_of(grid: Path) -> tuple[list[Path], list[Path]]:
     return own, beside
 
 
-def touch(path: Path) -> None:
-    later = path.stat().st_mtime + 1000
-    os.utime(path, (later, later))
+def change(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"0")
 
 
 # -- a grid and its companions ---------------------------------------------------------------
@@ -123,8 +127,8 @@ def test_every_cell_that_was_told_to_forget_is_judged(judged: tuple[Path, str, R
     for path in own:
         found = json.loads((path / "audit.json").read_text())
         assert found.keys() == {
-            *("accuracy", "by_task", "gain", "agreement", "floor", "attacks", "requests"),
-            *("confidence", "cost", "lira", "how"),
+            *("by_task", "peers", "gain", "agreement", "attacks", "requests"),
+            *("confidence", "cost", "lira", "asked"),
         }
         assert [(r["position"], r["name"]) for r in found["requests"]] == [(2, "U0")]
         assert len(found["requests"][0]["curves"]["unlearned"]) == 4
@@ -163,7 +167,7 @@ def folder_of(grid: Path, strategy: str, seed: int, order: str) -> Path:
 def test_a_model_that_has_changed_makes_due_who_is_judged_by_it(
     grid: Path, again: list[str], strategy: str, order: str, due: set[tuple[str, int]]
 ) -> None:
-    touch(folder_of(grid, strategy, 1, order) / "last.ckpt")
+    change(folder_of(grid, strategy, 1, order) / "last.ckpt")
     assert audit(grid) == 0
     assert set(again) == {folder_of(grid, m, s, "L0 L1 U0 L2").name for m, s in due}
     assert len(again) == len(due)
@@ -176,7 +180,7 @@ def test_a_cell_whose_companion_is_missing_is_reported(
     own, _ = cells_of(grid)
     shutil.rmtree(lost)
     for path in own:
-        touch(path / "last.ckpt")
+        change(path / "last.ckpt")
     assert audit(grid) == 1
     said = capsys.readouterr().out
     for strategy in ("replay", "discard+replay"):
@@ -202,11 +206,10 @@ def test_what_went_wrong_is_told_and_the_rest_goes_on(
     for path in own[:2]:
         (path / "audit.json").unlink()
 
-    def fails(case: Case, how: Audit) -> dict[str, Any]:
+    def fails(case: Case, bench: Bench) -> dict[str, Any]:
         if case.folder == own[0]:
             raise ValueError("no such number")
-        found: dict[str, Any] = json.loads((own[2] / "audit.json").read_text())
-        return found
+        return {}
 
     monkeypatch.setattr(audit_run, "judge", fails)
     assert audit(grid) == 1
@@ -215,13 +218,33 @@ def test_what_went_wrong_is_told_and_the_rest_goes_on(
     assert not (own[0] / "audit.json").exists() and (own[1] / "audit.json").exists()
 
 
-def test_a_cell_that_could_not_be_judged_again_stays_due(grid: Path) -> None:
+def test_a_cell_that_could_not_be_judged_again_stays_due(
+    grid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it was told before of another model is gone, too."""
     cell = folder_of(grid, "replay", 1, "L0 L1 U0 L2")
-    old = (cell / "last.ckpt").stat().st_mtime
-    os.utime(cell / "audit.json", (old - 10, old - 10))
+    change(folder_of(grid, "replay", 1, "L0 L1 L2") / "last.ckpt")
     (cell / "before-2.ckpt").unlink()
     assert audit(grid) == 1
+    assert not (cell / "audit.json").exists()
     assert audit(grid) == 1
+    assert "audit: 6 runs, 1 to judge" in capsys.readouterr().out
+
+
+def test_half_a_file_is_judged_again(grid: Path, again: list[str]) -> None:
+    cell = folder_of(grid, "replay", 1, "L0 L1 U0 L2")
+    (cell / "audit.json").write_text("{")
+    assert [f["n"] for f in build(grid).tables["unlearning"] if f["figure"] == "js"] == [2, 3]
+    assert audit(grid) == 0 and again == [cell.name]
+
+
+def test_a_broken_record_is_one_that_is_not_done(
+    grid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = folder_of(grid, "replay", 0, "L0 L1 L2")
+    (lost / "record.json").write_text("{}")
+    assert audit(grid) == 1
+    assert capsys.readouterr().out.count(f"{lost.name} not done") == 2
 
 
 def test_other_questions_make_everything_due(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,15 +252,26 @@ def test_other_questions_make_everything_due(grid: Path, monkeypatch: pytest.Mon
     (grid / "grid.yaml").write_text(text.replace("samples: 60", "samples: 50"))
     asked: list[Audit] = []
 
-    def spy(case: Case, how: Audit) -> dict[str, Any]:
-        asked.append(how)
-        found: dict[str, Any] = json.loads((case.folder / "audit.json").read_text())
-        return found
+    def spy(case: Case, bench: Bench) -> dict[str, Any]:
+        asked.append(bench.audit)
+        return {}
 
     monkeypatch.setattr(audit_run, "judge", spy)
     assert audit(grid) == 0
     assert asked == [SMALL.model_copy(update={"samples": 50})] * 6
     assert audit(grid) == 0 and len(asked) == 6
+
+
+def test_workers_find_the_same(grid: Path) -> None:
+    before = {p: json.loads(p.read_text()) for p in grid.glob("*/audit.json")}
+    for path in before:
+        path.unlink()
+    assert audit(grid, workers=2) == 0
+    for path, found in before.items():
+        again = json.loads(path.read_text())
+        assert {k: v for k, v in again.items() if k != "cost"} == {
+            k: v for k, v in found.items() if k != "cost"
+        }
 
 
 def test_a_grid_that_was_run_without_an_audit_says_what_to_do(
@@ -268,7 +302,7 @@ def test_attacks_through_others_need_no_judge(grid: Path, again: list[str]) -> N
     assert all("lira" in json.loads(p.read_text()) for p in grid.glob("*/audit.json"))
 
 
-def test_one_seed_fewer_has_no_attack_through_others(grid: Path, again: list[str]) -> None:
+def test_one_seed_fewer_has_no_attack_through_others(grid: Path) -> None:
     text = (grid / "grid.yaml").read_text()
     lines = [line for line in text.splitlines(keepends=True) if line.strip() != "- 2"]
     (grid / "grid.yaml").write_text("".join(lines))
@@ -276,7 +310,7 @@ def test_one_seed_fewer_has_no_attack_through_others(grid: Path, again: list[str
     for seed in (0, 1):
         path = folder_of(grid, "replay", seed, "L0 L1 U0 L2") / "audit.json"
         found = json.loads(path.read_text())["lira"]
-        assert found["score"] is None and found["note"] == "needs 16 shadow pairs"
+        assert found["score"] is None and found["note"] == "needs 17 shadow pairs"
 
 
 # -- the report ------------------------------------------------------------------------------
@@ -326,7 +360,7 @@ def test_a_model_is_no_distance_from_itself(judged: tuple[Path, str, Report]) ->
     folder = folder_of(grid, "replay", 0, "L0 L1 U0 L2")
     cfg = load_grid(grid / "grid.yaml").cells()[0]
     assert run_id(cfg) == folder.name
-    found = judge(Case(cfg, folder, folder, folder, (folder, folder)), SMALL)
+    found = judge(Case(cfg, folder, folder, folder, (folder, folder)))
     for split in ("forget_test", "retain_test"):
         readings = found["agreement"][split]
         for name in ("kl", "js", "total_variation", "activation_distance", "disagreement"):
@@ -335,7 +369,7 @@ def test_a_model_is_no_distance_from_itself(judged: tuple[Path, str, Report]) ->
             assert readings[name]["value"] == 0.0, name
         assert readings["cka"]["value"] == pytest.approx(0, abs=1e-9)
     assert found["gain"] == 0.0
-    assert len(set(map(str, found["accuracy"].values()))) == 1
+    assert len(set(map(str, found["by_task"].values()))) == 1
     for scores in found["attacks"].values():
         assert scores["unlearned"] == scores["retrained"] == scores["unasked"]
     (request,) = found["requests"]
@@ -362,9 +396,8 @@ def test_members_are_what_a_model_has_learned(
     monkeypatch.setattr(attacks, "run_attacks", spy)
     folder = folder_of(grid, "replay", 0, "L0 L1 U0 L2")
     cfg = load_grid(grid / "grid.yaml").cells()[0]
-    judge(Case(cfg, folder, folder, folder, (folder,)), SMALL)
-    *others, before = seen
-    assert others == [{1, 2}] * 3 and before == {1}, "2 was learned after the request"
+    judge(Case(cfg, folder, folder, folder, (folder,)))
+    assert sorted(map(sorted, seen)) == [[1], *[[1, 2]] * 3], "2 was learned after the request"
 
 
 def trained(folder: Path, *words: str) -> Case:
@@ -386,7 +419,7 @@ def test_classes_of_which_nothing_is_held_are_left_out_of_distances(tmp_path: Pa
     """Of the classes 0 to 9, one request takes 1 and 2: two models are compared by the others."""
     requests = "requests=[L0, L1, {forget: {classes: [1, 2]}}, L2]"
     case = trained(tmp_path, "strategy=discard+replay", requests)
-    found = judge(case, SMALL)
+    found = judge(case)
     evidence = gather(make_stream(case.cfg), SMALL.samples)
     assert evidence.emptied == (1, 2)
     both = (model(case.folder), model(case.retrained))
@@ -396,12 +429,12 @@ def test_classes_of_which_nothing_is_held_are_left_out_of_distances(tmp_path: Pa
     expected = agreement.js(ours, theirs, held)
     assert found["agreement"]["retain_test"]["js"]["value"] == pytest.approx(expected)
     (request,) = found["requests"]
-    assert request["name"] == "U0" and found["accuracy"]["unlearned"]["forget_test"] == 0.0
+    assert request["name"] == "U0" and found["by_task"]["unlearned"]["forget_test"] == {0: 0.0}
 
 
 def test_so_are_they_where_not_every_class_was_learned(tmp_path: Path) -> None:
     case = trained(tmp_path, "strategy=replay", "requests=L1 L2 U1")
-    found = judge(case, SMALL)
+    found = judge(case)
     evidence = gather(make_stream(case.cfg), SMALL.samples)
     assert evidence.emptied == (4, 5, 6) and evidence.retain_test[0].classes == tuple(range(4, 10))
     both = (model(case.folder), model(case.retrained))
@@ -413,26 +446,26 @@ def test_so_are_they_where_not_every_class_was_learned(tmp_path: Path) -> None:
 def test_tasks_with_outputs_of_their_own_forgotten_together(tmp_path: Path) -> None:
     requests = "requests=[L0, L1, L2, {forget: {tasks: [0, 1]}}]"
     case = trained(tmp_path, "strategy=replay", requests, *PAIRS)
-    (request,) = judge(case, SMALL)["requests"]
+    (request,) = judge(case)["requests"]
     assert request["name"] == "U0,1" and len(request["curves"]["unlearned"]) == 4
 
 
 def test_tasks_of_unequal_size(tmp_path: Path) -> None:
     words = ("options.split_digits.setting=task", "requests=L0 L1 U0 L2")
-    found = judge(trained(tmp_path, "strategy=replay", *words), SMALL)
+    found = judge(trained(tmp_path, "strategy=replay", *words))
     assert found["attacks"]["svc_probabilities"].keys() >= {"unlearned", "retrained", "before"}
 
 
 def test_tasks_with_outputs_of_their_own(tmp_path: Path) -> None:
     """Closed outputs are all alike: a uniform answer, of which the first class is the guess."""
     case = trained(tmp_path, "strategy=discard+replay", "requests=L0 L1 U0 L2", *PAIRS)
-    found = judge(case, SMALL)
+    found = judge(case)
     assert found["agreement"]["forget_test"]["uniformity"]["value"] == pytest.approx(1)
-    assert found["accuracy"]["unlearned"]["forget_test"] == pytest.approx(0.5, abs=0.1)
+    assert found["by_task"]["unlearned"]["forget_test"] == {0: pytest.approx(0.5, abs=0.1)}
 
 
 def test_a_run_that_forgot_nothing_in_the_end_has_nothing_to_judge(tmp_path: Path) -> None:
-    assert judge(trained(tmp_path, "strategy=replay", "requests=L0 L1 U0 L0"), SMALL) == {}
+    assert judge(trained(tmp_path, "strategy=replay", "requests=L0 L1 U0 L0")) == {}
 
 
 def test_single_samples_are_judged_by_their_own(tmp_path: Path) -> None:
@@ -440,7 +473,7 @@ def test_single_samples_are_judged_by_their_own(tmp_path: Path) -> None:
     some = ", ".join(map(str, uids[:9].tolist()))
     requests = f"requests=[L0, L1, {{forget: {{uids: [{some}]}}}}, L2]"
     case = trained(tmp_path, "strategy=relabel+replay", "forget_data=true", requests)
-    found = judge(case, SMALL)
+    found = judge(case)
     assert len(found["confidence"]["unlearned"]) == 9
     assert found["cost"]["updates"] == 50 and found["cost"]["data_handed_over"]
     assert "unlearning" not in RunStore(case.folder).read_metrics()
@@ -448,7 +481,7 @@ def test_single_samples_are_judged_by_their_own(tmp_path: Path) -> None:
 
 def test_a_relearned_task_is_not_asked_about(tmp_path: Path) -> None:
     case = trained(tmp_path, "strategy=replay", "requests=L0 L1 U0 U1 L0")
-    found = judge(case, SMALL)
+    found = judge(case)
     assert [r["name"] for r in found["requests"]] == ["U1"]
 
 
@@ -515,16 +548,28 @@ def test_evidence_of_single_samples() -> None:
     found = asked(["L0", "L1", {"forget": {"uids": [1, 6]}}, "L2"])
     assert found.forgotten[0].name == "U0,1" and found.emptied == ()
     assert uids(found.forget_train) == [1, 6]
-    assert uids(found.forget_test) == [100, 101, 102, 103], "at which a model without is as good"
     assert uids(found.retain_train) == [u for u in range(12) if u not in (1, 6)]
-    assert uids(found.retain_test) == [*range(100, 106)]
+    tests = uids(found.forget_test), uids(found.retain_test)
+    assert sorted([*tests[0], *tests[1]]) == [*range(100, 106)], "none of them in both"
+    assert [len(p.samples) for p in found.forget_test] == [1, 1] and {104, 105} <= set(tests[1])
+    (lost,) = found.forgotten
+    assert uids(lost.held_train) == [0, 2, 3, 4, 5, 7], "experiences touched are held all the same"
+    assert not set(uids(lost.held_test)) & set(tests[0])
 
 
 def test_a_class_forgotten_sample_by_sample_is_not_held() -> None:
     found = asked(["L0", {"forget": {"uids": [1]}}, {"forget": {"uids": [3]}}, "L1"])
     assert found.emptied == (1,)
     assert [uids(f.train) for f in found.forgotten] == [[1], [3]]
-    assert uids(found.retain_test) == [100, 102, 103]
+    assert uids(found.forget_test) == [100, 101] and uids(found.retain_test) == [102, 103]
+
+
+def test_classes_forgotten_one_by_one_are_tested_on_one_by_one() -> None:
+    requests = ["L0", "L1", {"forget": {"classes": [0]}}, {"forget": {"classes": [1]}}]
+    first, second = asked(requests).forgotten
+    assert (uids(first.test), uids(second.test)) == ([100], [101])
+    assert uids(asked(requests).forget_test) == [100, 101]
+    assert uids(second.held_test) == [102, 103] and uids(first.held_test) == [101, 102, 103]
 
 
 def test_what_was_learned_again_is_held() -> None:

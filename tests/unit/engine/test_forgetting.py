@@ -12,15 +12,17 @@ from torch import Tensor
 
 import clframe
 from clframe.config.identity import from_yaml
+from clframe.config.load import load_run
 from clframe.core.experience import Batch, Experience, Samples
 from clframe.core.rng import generator, shared_rng
 from clframe.core.strategy import Strategy
 from clframe.data.loader import ForgetLoader
 from clframe.engine import resume
+from clframe.engine.build import make_stream
 from clframe.engine.run import run_cell
 from clframe.engine.session import Run
 from clframe.tracking.store import RunStore
-from tests.conftest import MakeCell
+from tests.conftest import MakeCell, small_words
 from tests.unit.engine.test_resume import Stop, assert_equal_runs, stop_at
 
 LEARNED = 14  # updates of the first two experiences: 8 and 6 batches of 8
@@ -420,7 +422,7 @@ def test_metrics_tell_what_forgetting_did(make_cell: MakeCell, setting: str) -> 
     assert (found["held"], found["forgotten"], found["tasks"]) == ([2], [0, 1], [0, 1, 2])
     assert found["retain_accuracy"] == pytest.approx(rows[4][3])
     assert found["forget_accuracy"] == pytest.approx((rows[4][0] + rows[4][1]) / 2)
-    chances = (1 / 4, 1 / 3) if setting == "task" else (1 / 7, 1 / 10)
+    chances = (1 / 4, 1 / 3) if setting == "task" else (1 / 10, 1 / 10)
     over = [rows[4][i] - c for i, c in enumerate(chances)]
     assert found["forget_above_chance"] == pytest.approx(sum(over) / 2)
     first, second = found["forgets"]
@@ -487,9 +489,21 @@ def test_tasks_forgotten_together_are_judged_by_what_they_were_before(
 
 
 def test_requests_that_leave_something_keep_their_place(make_cell: MakeCell) -> None:
-    store = make_cell("strategy=replay", "requests=[L0, L1, {forget: {classes: [4]}}, U0]")
+    uid = make_stream(load_run(small_words("strategy=replay"))).experiences[1].train.uid[0].item()
+    store = make_cell("strategy=replay", f"requests=[L0, L1, {{forget: {{uids: [{uid}]}}}}, U0]")
     assert run_cell(store.folder) == 0
     found = store.read_metrics()["unlearning"]
     assert [(r["position"], r["op"]) for r in found["rows"]] == [(0, "L"), (1, "L"), (3, "U")]
     (forget,) = found["forgets"]
     assert forget["before"] == pytest.approx(final(store, 1)[0])
+
+
+@pytest.mark.parametrize("last", ["L2", "U1"])
+def test_where_an_experience_has_lost_a_class_its_accuracy_tells_neither(
+    make_cell: MakeCell, last: str
+) -> None:
+    """Its test data has the class still; once the rest has gone, too, there is no before."""
+    requests = f"requests=[L0, L1, {{forget: {{classes: [4]}}}}, {last}]"
+    store = make_cell("strategy=replay", requests)
+    assert run_cell(store.folder) == 0
+    assert "unlearning" not in store.read_metrics()
