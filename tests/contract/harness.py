@@ -30,6 +30,7 @@ SHAPE = (3, 8, 8)
 CAPACITY = 10
 SMALL: dict[str, dict[str, Any]] = {
     "sharp": {"phase_epochs": 1},  # so that phases are met with
+    "ssd": {"alpha": 1.0},  # so that weights are dampened
     "uncle": {"widths": [16, 16], "chunks": 4, "burn_in_start": 30},
 }
 

@@ -20,6 +20,7 @@ from clframe.core.strategy import Strategy, Wrapper
 from tests.contract.harness import (
     CAPACITY,
     FILES,
+    STEPPED,
     Loop,
     buffers,
     load,
@@ -35,6 +36,8 @@ from tests.contract.harness import (
 
 CHAINS = [f"refresh+{base}" for base in ("replay", "derpp", "er_ace", "hpcr")]
 NAMES = [*FILES, *CHAINS]
+ANSWERING = [n for n in FILES if getattr(load(FILES[n]), "only_forgets", False)]
+ANSWERING += ["acu", "uncle"]
 CLOSED_FORM = {"acu"}  # without a step: what it has learned shows in tests of its own
 CASES = [(name, net) for name in NAMES for net in nets_of(name)]
 
@@ -153,6 +156,22 @@ def test_resumes_inside_and_after_a_request(name: str) -> None:
         saved = loop().run(stop).checkpoint()
         again = loop().resume(saved).run()
         same(whole.strategy.state_dict(), again.strategy.state_dict())
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+@pytest.mark.parametrize("ranks", [False, True], ids=["alone", "on ranks"])
+def test_what_is_tried_answers_its_request(name: str, ranks: bool) -> None:
+    """After it predictions are others: else the tests of requests would try nothing."""
+    stream = with_request(stream_for(name))
+    net, test = nets_of(name)[0], stream.experiences[0].eval
+    found = []
+    for upto in (2, 3):
+        kind = net.replace("plain", "bare") if ranks else net
+        loop = Loop(lambda: make(name), stream, net=kind, double=ranks and name in STEPPED)
+        loop.stream = dataclasses.replace(stream, experiences=stream.experiences[:upto])
+        task = test.task if stream.setting == "task" else None
+        found.append(loop.run().strategy.eval().predict(test.x, task))
+    assert not torch.equal(*found)
 
 
 def within_request(name: str, stream: Stream) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -129,6 +130,43 @@ def test_rows_that_were_never_put_in_are_refused(form: Form) -> None:
     with pytest.raises(DataError, match="never put in"):
         ridge.forget(column(0, 0, 0, 0), column(0, 0, 0, 0))
     assert all(torch.equal(v, before[k]) for k, v in ridge.state_dict().items())
+
+
+def alone(eigenvalue: float) -> float:
+    """The one row that has it, 1 - x R x = gamma / (x^2 + gamma), at gamma = 0.1."""
+    return (0.1 / eigenvalue - 0.1) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "gamma", "gone", "eigenvalue", "said"),
+    [
+        ((1, 2, 3), 1.0, 3, 0.4, None),
+        ((1, 2, 3), 1.0, 5, -2 / 3, "never put in"),
+        ((alone(2e-6),), 0.1, alone(2e-6), 2e-6, None),
+        ((alone(5e-7),), 0.1, alone(5e-7), 5e-7, "lose too many digits"),
+    ],
+    ids=["large", "negative", "small", "too small"],
+)
+def test_an_inverse_answers_where_no_eigenvalue_is_below_a_millionth(
+    monkeypatch: pytest.MonkeyPatch,
+    rows: tuple[float, ...],
+    gamma: float,
+    gone: float,
+    eigenvalue: float,
+    said: str | None,
+) -> None:
+    ridge = fitted(RidgeInverse, column(*rows), column(*rows), gamma=gamma, classes=1)
+    found, plain = [], torch.linalg.eigvalsh
+
+    def spy(core: Tensor) -> Tensor:
+        found.append(plain(core))
+        return found[-1]
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", spy)
+    with pytest.raises(DataError, match=said) if said else nullcontext():
+        ridge.forget(column(gone), column(gone))
+    assert [float(e) for e in found] == [pytest.approx(eigenvalue, abs=1e-9)]
+    assert int(ridge.num) == len(rows) - (said is None)
 
 
 def test_moments_of_ranks_add_up_and_a_padded_row_does_not_belong() -> None:

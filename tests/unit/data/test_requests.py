@@ -236,19 +236,39 @@ def test_samples_may_be_left_out_of_what_is_learned(stream: Stream) -> None:
         splice(stream, [{"learn": 0, "without": [{"tasks": [0]}]}])
 
 
-def test_published_sequences_can_be_followed(stream: Stream) -> None:
+# arXiv 2509.17530, as its specification has them: ten tasks, five data sets, Tiny-ImageNet's twenty
+PUBLISHED = {
+    "uncle_ten_a": "L1 L0 U1 L5 L8 L9 L7 U0 L2 L3 L4 U8 U3 U5 L6",
+    "uncle_ten_b": "L6 L7 L2 L1 L0 U1 L9 U7 U2 U0 L4 U4 L8 U6 L5",
+    "uncle_ten_c": "L7 L1 L2 L8 L0 U1 L3 L6 U3 U2 L4 L5 U8 L9 U7",
+    "uncle_five_a": "L0 L1 U0 L2 L3 L4 U1",
+    "uncle_five_b": "L3 L4 L2 L0 L1 U3 U0",
+    "uncle_five_c": "L0 L2 U0 L4 L3 U2 U4",
+    "uncle_tiny_a": "L3 L0 U3 L9 L5 L17 L1 L7 L14 L15 L19 U17 U7 L6 U15 U9 L12 L4 U5 U4 U6 U0 U1"
+    " U14 U12 L13 L18 L2 L11 L8",
+    "uncle_tiny_b": "L12 L13 L5 L8 L2 U8 L14 U13 U5 U2 L3 U3 L16 U12 L11 U16 L7 L15 L10 L19 L9 U14"
+    " U7 L18 L6 L1 L0 L4 U6 L17",
+    "uncle_tiny_c": "L2 L7 U2 L18 L12 U7 U18 L16 L0 U16 U0 L13 L4 U12 U13 L9 L19 U19 U4 L10 L14 L5"
+    " U5 U10 L11 L1 U1 L17 L6 L3",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sequences_can_be_followed(stream: Stream, name: str) -> None:
     many = tuple(
         replace(stream.experiences[0], index=i, origin=i, train=samples([0], 0, i))
         for i in range(20)
     )
-    twenty = replace(stream, experiences=many)
-    names = [
-        line.split(":")[0]
-        for line in Path("conf/requests.yaml").read_text().splitlines()
-        if line[0] == "u"
-    ]
-    counts = [len(splice(twenty, name)) for name in names]
-    assert counts == [15] * 3 + [7] * 3 + [30] * 3
+    spliced = splice(replace(stream, experiences=many), name)
+    words = [("L" if e.kind == "learn" else "U") + str(e.origin) for e in spliced]
+    assert words == PUBLISHED[name].split()
+    place = {e.index: e.origin for e in spliced}
+    assert all([place[i] for i in e.forgets] == [e.origin] for e in spliced if e.kind == "forget")
+
+
+def test_every_sequence_of_that_name_is_a_published_one() -> None:
+    lines = Path("conf/requests.yaml").read_text().splitlines()
+    assert {line.split(":")[0] for line in lines if line.startswith("uncle")} == PUBLISHED.keys()
 
 
 def test_a_file_of_uids(stream: Stream, tmp_path: Path) -> None:

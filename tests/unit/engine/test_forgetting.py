@@ -207,20 +207,6 @@ def test_killed_inside_a_request_and_resumed(
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
-def test_killed_behind_a_request_that_closed_outputs(
-    make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("strategy=discard+replay", "requests=L0 U0 L1 L2", "checkpoint=2")
-    whole, parts = (make_cell(*words, name=n) for n in ("whole", "parts"))
-    assert run_cell(whole.folder) == 0
-    with monkeypatch.context() as patch:
-        stop_at(patch, 13)
-        with pytest.raises(Stop):
-            run_cell(parts.folder)
-    assert run_cell(parts.folder) == 0
-    assert_equal_runs(whole, parts)
-
-
 def test_an_optimizer_of_the_strategys_own_begins_anew_in_each_experience(
     make_cell: MakeCell,
 ) -> None:

@@ -20,7 +20,7 @@ from clframe.tracking.journal import frames
 from clframe.tracking.store import RunStore
 from tests.conftest import MakeCell
 
-KNOWN = plugins("strategy").items()  # those that only forget are killed in test_forgetting.py
+KNOWN = plugins("strategy").items()  # those that only forget are killed in tests of forgetting
 STRATEGIES = sorted(n + "+replay" * p.is_wrapper for n, p in KNOWN if not p.only_forgets)
 STRATEGIES += ["refresh+hpcr"]
 OWN = {

@@ -58,52 +58,35 @@ def logits(strategy: Any, x: Tensor) -> Tensor:
 def test_forgetting_equals_retraining_on_the_rest(form: str) -> None:
     every = table()
     gone, kept = torch.arange(10, 20), torch.cat([torch.arange(10), torch.arange(20, 40)])
-    blocks = [some(every, rows) for rows in torch.arange(40).split([15, 15, 10])]
-    strategy = learned(plain(6, 3, form=form), *blocks)
-    whole = learned(plain(6, 3, form=form), every)
-    assert (strategy.ridge.weight - whole.ridge.weight).abs().max() < 1e-10
+    strategy = learned(plain(6, 3, form=form), every)
     assert strategy.forget(request(some(every, gone)))
     again = learned(plain(6, 3, form=form), some(every, kept))
-    assert (strategy.ridge.weight - again.ridge.weight).abs().max() < 1e-8
     x = table(50, first=100).x
-    assert torch.equal(logits(strategy, x).argmax(1), logits(again, x).argmax(1))
+    assert (logits(strategy, x) - logits(again, x)).abs().max() < 1e-8
+    assert strategy.learned == again.learned and torch.equal(strategy.counts, again.counts)
     learned(strategy, some(every, gone))
-    assert (strategy.ridge.weight - whole.ridge.weight).abs().max() < 1e-8
-    assert strategy.learned == whole.learned and torch.equal(strategy.counts, whole.counts)
-
-
-@forms
-def test_requests_may_come_in_any_order(form: str) -> None:
-    every, found = table(), []
-    one, other = some(every, range(3, 9)), some(every, range(20, 31))
-    for requests in ([one, other], [other, one]):
-        strategy = learned(plain(6, 3, form=form), every)
-        for batch in requests:
-            strategy.forget(request(batch))
-        found.append(strategy.ridge.weight)
-    assert (found[0] - found[1]).abs().max() < 1e-8
+    assert strategy.learned == dict.fromkeys(range(40), 1)
+    assert strategy.counts.tolist() == [14, 13, 13]
 
 
 @forms
 def test_a_forgotten_class_is_closed(form: str) -> None:
-    """Its logit is 0 and all others are negative: unmasked, it would win."""
+    """Its logit is 0 and all others are negative: it would win."""
     batch = batch_of([[1.0], [2.0], [-1.0]], [0, 1, 2])
     strategy = learned(plain(1, 3, form=form, gamma=1.0), batch)
     strategy.forget(dataclasses.replace(request(some(batch, [2])), emptied=(2,)))
     x = torch.tensor([[-1.0]])
-    raw = (x.double() @ strategy.ridge.weight)[0]
-    torch.testing.assert_close(raw, torch.tensor([-1 / 6, -1 / 3, 0]).double())
     found = logits(strategy, x)[0]
     assert found[2] == CLOSED and int(found.argmax()) == 0
-    assert not strategy.ridge.weight[:, 2].any()
+    assert not strategy.ridge.weight[:, 2].any() and strategy.counts.tolist() == [1, 1, 0]
     learned(strategy, some(batch, [2]))
     assert logits(strategy, x)[0, 2] > CLOSED
 
 
-@forms
-def test_classes_that_have_not_come_are_closed(form: str) -> None:
-    strategy = learned(plain(6, 5, form=form), table())
-    assert (logits(strategy, table().x)[:, 3:] == CLOSED).all()
+def test_classes_that_have_not_come_are_closed() -> None:
+    strategy = learned(plain(6, 5), table())
+    found = logits(strategy, table().x)
+    assert (found[:, 3:] == CLOSED).all() and (found[:, :3] > CLOSED).all()
 
 
 @forms

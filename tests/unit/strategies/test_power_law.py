@@ -46,6 +46,15 @@ def test_property_1_unrestricted_counts_and_phase_totals() -> None:
         assert abs(ours - total) <= phase
 
 
+def test_a_phase_never_has_more_than_so_many_sizes_of_the_new_one() -> None:
+    """What unrestricted tends to, 2.72 N, against the upper bound's (i + 1) N."""
+    totals = [1 + sum(law("unrestricted").rates(introduced(phase))) for phase in (9, 100, 1000)]
+    assert totals == sorted(totals) and totals[0] == pytest.approx(151757 / 57927, abs=1e-4)
+    assert totals[-1] == pytest.approx(2.72, abs=5e-4)
+    assert 57927 + sum(law("unrestricted").counts(57927, introduced(1000))) < 2.7205 * 57927
+    assert sum(law("all").rates(introduced(1000))) == 1000
+
+
 def test_property_2_a_power_of_the_lag_and_an_exponential() -> None:
     assert math.log(TABULATED[0] / TABULATED[9]) / math.log(1.9) == pytest.approx(5.599, abs=1e-3)
     rates = [1.0, *law("unrestricted").rates(introduced(9))[::-1]]
@@ -247,22 +256,19 @@ def test_rehearsal_resets_the_lag_where_it_was_last_seen() -> None:
 
 
 def test_lags_survive_a_checkpoint() -> None:
-    options = {"law": "exponential", "amount": 1 / SIZE, "lag": "last_seen", "stored": 9}
-    stream = learned(5)
-    whole = build("power_law+fine_tune", 2, **options)
-    live(whole, stream)
-    half = build("power_law+fine_tune", 2, **options)
+    """A budget of 3, of which by their age the second would have none and the latest two."""
+    options = {"law": "exponential", "amount": 3 / SIZE, "lag": "last_seen", "stored": 9}
+    stream, file = learned(5), io.BytesIO()
+    half, again = (build("power_law+fine_tune", 2, **options) for _ in range(2))
     live(half, stream[:4])
-    file = io.BytesIO()
     torch.save(half.state_dict(), file)
     file.seek(0)
-    again = build("power_law+fine_tune", 2, **options)
     again.load_state_dict(torch.load(file, weights_only=True))
-    expected, found = (s.data(stream[4], stream[:4]) for s in (whole, again))
-    del whole.planned[4:]
-    expected = whole.data(stream[4], stream[:4])
-    assert expected is not None and torch.equal(expected.uid, found.uid)
+    assert again.planned == half.planned == [[40], [3, 40], [1, 2, 40], [1, 1, 1, 40]]
+    assert again._lags(4) == [1, 1, 1, 1]
     assert len(again.archive) == 4 * 9
+    expected, found = (s.data(stream[4], stream[:4]) for s in (half, again))
+    assert origins(found, 5) == [0, 1, 1, 1, 40] and torch.equal(expected.uid, found.uid)
 
 
 # -- forgetting ---------------------------------------------------------------------------------

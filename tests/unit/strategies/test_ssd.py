@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clframe.core.experience import Samples
+from clframe.core.experience import Batch, Samples
 from clframe.core.net import Net
 from clframe.errors import ConfigError
 from tests.unit.strategies.methods import (
     batch_of,
     build,
+    experience,
     images,
     make,
     request,
@@ -35,6 +37,10 @@ THETA, ALL, FORGET = [1.0, 2.0, -3.0, 4.0], [0.10, 0.20, 0.0, 0.05], [2.0, 1.0, 
 
 def double(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def weights(strategy: Any) -> dict[str, Tensor]:
+    return {k: p.detach().clone() for k, p in strategy.net.named_parameters()}
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,29 @@ def test_importance_depends_on_the_batch(options: dict[str, Any], wanted: list[f
     torch.testing.assert_close(found, double(wanted).expand(2, 2), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("fisher", ["batch", "per_sample"])
+def test_a_loss_thrice_as_large_has_nine_times_the_importances_and_dampens_alike(
+    monkeypatch: pytest.MonkeyPatch, fisher: str
+) -> None:
+    plain, found = F.cross_entropy, []
+    for c in (1.0, 3.0):
+        net, data = four()
+        strategy = on(net, 2, fisher=fisher, alpha=1.0)
+        monkeypatch.setattr(F, "cross_entropy", lambda *args, c=c: c * plain(*args))
+        parts = [Batch(*data.take(torch.tensor(rows))) for rows in ([0, 1], [2, 3])]
+        first, second = (experience(i, [0, 1], part) for i, part in enumerate(parts))
+        strategy.end(first)
+        strategy.end(second)
+        measured = strategy.importance(data)
+        strategy.forget(request(first))
+        found.append((measured, weights(strategy), strategy.selected))
+    (one, after, chosen), (nine, same, alike) = found
+    for name in one:
+        torch.testing.assert_close(nine[name], 9 * one[name], rtol=1e-12, atol=0)
+        torch.testing.assert_close(same[name], after[name], rtol=0, atol=1e-12)
+    assert chosen == alike and any(chosen[2].values())
+
+
 def test_without_labels_it_is_the_gradient_of_the_norm() -> None:
     """By hand: d |W x|^2 / d W = 2 (W x) x^T, of one sample; magnitudes, not squares."""
     net, data = four()
@@ -160,14 +189,8 @@ def test_importance_leaves_no_trace_and_sees_no_augmentation() -> None:
     assert "backbone.2.bias" in found[0]  # of batch norm
 
 
-def weights(strategy: Any) -> dict[str, Tensor]:
-    return {k: p.detach().clone() for k, p in strategy.net.named_parameters()}
-
-
-def test_learning_is_the_bases_own() -> None:
-    assert PLUGIN.only_forgets
-    plain, wrapped = trained("fine_tune"), trained(CHAIN)
-    assert all(torch.equal(v, weights(wrapped)[k]) for k, v in weights(plain).items())
+def test_each_experience_is_measured_as_it_ends() -> None:
+    wrapped = trained(CHAIN)
     assert list(wrapped.kept) == [0, 1] and [n for n, _ in wrapped.kept.values()] == [6, 6]
     assert {v.dtype for _, kept in wrapped.kept.values() for v in kept.values()} == {torch.float32}
 
