@@ -28,7 +28,8 @@ def experiences(scene: Scene) -> go.Figure:
     """A panel per method, a line per experience; the legend hides an experience everywhere."""
     columns = 1 if len(scene.methods) <= 3 else 2
     rows = -(-len(scene.methods) // columns)
-    figure = grid(rows, columns, _colored(scene), shared_xaxes="all", shared_yaxes="all")
+    titles = _colored(scene, scene.methods)
+    figure = grid(rows, columns, titles, shared_xaxes="all", shared_yaxes="all")
     known = sorted({i for curves in scene.experiences.values() for i in curves})
     colors = dict(zip(known, sequence(len(known)), strict=True))
     bins, legend = panel_bins(scene), set[int]()
@@ -51,13 +52,9 @@ def overlay(scene: Scene) -> go.Figure:
     zooms, columns = len(scene.zooms), zoom_columns(len(scene.zooms))
     rows = 2 + -(-zooms // columns)
     wide = [{"colspan": columns}, *[None] * (columns - 1)]
-    titles = [
-        f"Experience {scene.axis.positions[0]}",
-        "Mean of all experiences before the current one",
-        *(f"Switch to {z.learned}: mean of all before" for z in scene.zooms),
-    ]
+    titles = [*scene.wide_titles, *(zoom.title for zoom in scene.zooms)]
     specs = [wide, wide, *[[{}] * columns for _ in range(rows - 2)]]
-    figure = grid(rows, columns, dict.fromkeys(titles, INK), specs=specs)
+    figure = grid(rows, columns, [(title, INK) for title in titles], specs=specs)
     bins = overlay_bins(scene)
     for method, look in ((m, scene.looks[m]) for m in scene.methods):
         draw_line(figure, (1, 1), scene.first[method], bins, method, look, show=True)
@@ -89,8 +86,8 @@ def relapses(scene: Scene) -> go.Figure:
     """A panel per forgotten experience: all methods from just before its request to the end."""
     columns = min(len(scene.relapses), 3)
     rows = -(-len(scene.relapses) // columns)
-    titles = [f"{scene.stages[zoom.learned]}, at {zoom.at:,.0f}" for zoom in scene.relapses]
-    figure = grid(rows, columns, dict.fromkeys(titles, LOST), shared_yaxes="all")
+    titles = [(zoom.title, LOST) for zoom in scene.relapses]
+    figure = grid(rows, columns, titles, shared_yaxes="all")
     bins, legend = bins_for(len(scene.relapses) * len(scene.methods)), set[str]()
     for place, zoom in enumerate(scene.relapses):
         at = at_place(place, columns)
@@ -150,10 +147,8 @@ def gap_bars(scene: Scene) -> go.Figure:
     """How deep each method falls and whether it comes back: mean, interval, seeds."""
     columns = len(scene.bars)
     panel = 90 + 36 * len(scene.methods)
-    titles = [BAR_TITLES[column.key] for column, _ in scene.bars]
-    figure = grid(
-        1, columns, dict.fromkeys(titles, INK), panel=panel, shared_yaxes=True, horizontal=0.025
-    )
+    titles = [(BAR_TITLES[column.key], INK) for column, _ in scene.bars]
+    figure = grid(1, columns, titles, panel=panel, shared_yaxes=True, horizontal=0.025)
     for place, (column, bars) in enumerate(scene.bars, start=1):
         for bar in bars:
             draw_bar(figure, place, bar, scene.looks[bar.method])
@@ -177,9 +172,9 @@ def views_of(scene: Scene) -> dict[str, Callable[[Scene], go.Figure]]:
     return views | ({"relapse": relapses} if scene.relapses else {})
 
 
-def _colored(scene: Scene, methods: Iterable[str] | None = None) -> dict[str, str]:
+def _colored(scene: Scene, methods: Iterable[str]) -> list[tuple[str, str]]:
     """Titles of panels that show one method each, in its colour."""
-    return {m: scene.looks[m].color for m in (scene.methods if methods is None else methods)}
+    return [(method, scene.looks[method].color) for method in methods]
 
 
 def _numbers(heat: Heat) -> list[list[str]]:

@@ -82,10 +82,9 @@ def overlay(scene: Scene) -> Drawing:
     grid = figure.add_gridspec(2 + rows, columns, height_ratios=[1.15, 1.15, *[1.0] * rows])
     bins = overlay_bins(scene)
     first, previous = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, :])
-    for ax, curves, title in (
-        (first, {m: [c] for m, c in scene.first.items()}, f"Experience {scene.axis.positions[0]}"),
-        (previous, scene.previous, "Mean of all experiences before the current one"),
-    ):
+    whole = {m: [c] for m, c in scene.first.items()}
+    wide = zip((first, previous), (whole, scene.previous), scene.wide_titles, strict=True)
+    for ax, curves, title in wide:
         for method, parts in curves.items():
             for curve in parts:
                 pens.method_line(ax, curve, bins, scene.looks[method])
@@ -105,7 +104,7 @@ def overlay(scene: Scene) -> Drawing:
         pens.accuracy_axis(
             ax, left=place % columns == 0, bottom=place + columns >= zooms, fixed=False
         )
-        ax.set_title(f"Switch to {zoom.learned}: mean of all before", loc="left", fontsize=10)
+        ax.set_title(zoom.title, loc="left", fontsize=10)
     return figure, pens.method_handles(scene)
 
 
@@ -125,7 +124,7 @@ def relapses(scene: Scene) -> Drawing:
         pens.switches(ax, scene, (zoom.first, zoom.last))
         ax.set_xlim(zoom.first, zoom.last)
         pens.accuracy_axis(ax, left=place % columns == 0, bottom=True)
-        ax.set_title(scene.stages[zoom.learned], loc="left", fontsize=10, color=LOST, pad=16)
+        ax.set_title(zoom.title, loc="left", fontsize=10, color=LOST, pad=16)
     return figure, pens.method_handles(scene)
 
 

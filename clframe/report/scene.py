@@ -17,7 +17,6 @@ from clframe.report.curves import (
     Curve,
     bins_for,
     experience_curve,
-    forgotten_curve,
     previous_curves,
     remembered,
     shared_axis,
@@ -25,6 +24,7 @@ from clframe.report.curves import (
     window_of,
 )
 from clframe.report.groups import Group
+from clframe.report.load import Cell
 from clframe.report.style import Look
 from clframe.report.values import Values, matrix
 
@@ -33,9 +33,9 @@ BARS = ("depth", "depth_recent", "min_acc", "recovered", "recovery")
 
 
 class Zoom(NamedTuple):
-    """What happens just after a switch: the curve of each method from `first` to `last`."""
+    """What happens after a switch at `at`: the curve of each method from `first` to `last`."""
 
-    learned: int
+    title: str
     at: float
     first: float
     last: float
@@ -109,9 +109,15 @@ class Scene:
     def methods(self) -> list[str]:
         return list(self.first)
 
+    @property
+    def wide_titles(self) -> tuple[str, str]:
+        """Of the overlay's two panels of the whole run."""
+        first = self.name(self.axis.positions[0]).capitalize()
+        return first, "Mean of all experiences before the current one"
+
     def name(self, position: int) -> str:
         """What was learned at a stream position, by its number in the scenario."""
-        return f"experience {self.stages.get(position, str(position)).lstrip('L')}"
+        return _experience(self.stages.get(position, str(position)))
 
 
 def build_scene(
@@ -130,7 +136,7 @@ def build_scene(
     }
     axis = shared_axis(t for traces in raw.values() for t in traces)
     longest = max((c for g in competing for c in g.cells), key=lambda c: len(c.stream))
-    forgotten = {i: at for i, at in longest.forgotten.items() if at in axis.positions}
+    names = {**{p: str(p) for p in axis.positions}, **longest.stages}
     return Scene(
         benchmark=groups[0].benchmark,
         looks=looks,
@@ -138,9 +144,9 @@ def build_scene(
         experiences={m: _experiences(traces, axis) for m, traces in raw.items()},
         first=_present({m: experience_curve(t, axis, axis.positions[0]) for m, t in raw.items()}),
         previous={m: previous_curves(t, axis) for m, t in known.items()},
-        zooms=[_zoom(known, axis, learned, at) for learned, at in axis.switches],
-        relapses=[_relapse(raw, axis, i, at) for i, at in forgotten.items()],
-        stages={**{p: str(p) for p in axis.positions}, **longest.stages},
+        zooms=[_zoom(known, axis, learned, at, names[learned]) for learned, at in axis.switches],
+        relapses=_relapses(raw, axis, longest, names),
+        stages=names,
         bounds={g.method.label: _bound(g, axis) for g in groups if g.reference},
         heats={g.method.label: _heat(g) for g in groups},
         bars=[(BY_KEY[key], _bars(key, competing, values)) for key in BARS],
@@ -176,23 +182,40 @@ def _learned(traces: Sequence[AccuracyTrace]) -> list[int]:
     return sorted({int(i) for t in traces for i in np.unique(t.eval_experience)})
 
 
+def _experience(learned: str) -> str:
+    return f"experience {learned.lstrip('L')}"
+
+
 def _present(found: Mapping[K, Curve | None]) -> dict[K, Curve]:
     return {k: c for k, c in found.items() if c is not None}
 
 
-def _zoom(known: Mapping[str, list[AccuracyTrace]], axis: Axis, learned: int, at: int) -> Zoom:
+def _zoom(
+    known: Mapping[str, list[AccuracyTrace]], axis: Axis, learned: int, at: int, name: str
+) -> Zoom:
     window = window_of(axis, learned)
     before = max(1, window // 6)
     curves = {m: switch_curve(t, axis, learned, window, before) for m, t in known.items()}
-    return Zoom(learned, at, at - before, at + window, _present(curves))
+    title = f"Switch to {name}: mean of all before"
+    return Zoom(title, at, at - before, at + window, _present(curves))
 
 
-def _relapse(raw: Mapping[str, list[AccuracyTrace]], axis: Axis, lost: int, request: int) -> Zoom:
-    """The forgotten experience `lost` from just before its request on, of each method."""
-    at = axis.edges[axis.positions.index(request)]
-    end = axis.edges[-1]
-    curves = {m: forgotten_curve(t, axis, lost, request, end) for m, t in raw.items()}
-    return Zoom(request, at, max(0, at - window_of(axis, request)), end, _present(curves))
+def _relapses(
+    raw: Mapping[str, list[AccuracyTrace]], axis: Axis, cell: Cell, names: Mapping[int, str]
+) -> list[Zoom]:
+    """Each forgotten experience from just before its request until it is learned again, if ever."""
+    found, begins = [], dict(zip(axis.positions, axis.edges, strict=False))
+    for lost, request in cell.forgotten.items():
+        if request not in begins:
+            continue
+        again = [p for p in begins if p > request and names[p] == names[lost]]
+        first = max(0, begins[request] - window_of(axis, request))
+        last = begins[again[0]] if again else axis.edges[-1]
+        curves = {m: experience_curve(t, axis, lost) for m, t in raw.items()}
+        shown = {m: c.between(first, last) for m, c in _present(curves).items()}
+        title = f"{names[request]}: {_experience(names[lost])}"
+        found.append(Zoom(title, begins[request], first, last, shown))
+    return found
 
 
 def _bound(group: Group, axis: Axis) -> Bound:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,13 @@ def at_place(place: int, columns: int, above: int = 0) -> tuple[int, int]:
 def grid(
     rows: int,
     columns: int,
-    titles: Mapping[str, str],
+    titles: Sequence[tuple[str, str]],
     *,
     panel: int = PANEL,
     horizontal: float = 0.05,
     **options: object,
 ) -> go.Figure:
-    """Empty panels; `titles` and their colours go to them in turn, at their upper left."""
+    """Empty panels; `titles`, each with its colour, go to them in turn, at their upper left."""
     total = rows * panel + (rows - 1) * GAP
     figure = make_subplots(
         rows=rows,
@@ -45,7 +45,7 @@ def grid(
     places = [(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
     panels = [at for at in places if figure.get_subplot(*at) is not None]
     notes = []
-    for at, (title, color) in zip(panels, titles.items(), strict=False):
+    for at, (title, color) in zip(panels, titles, strict=False):
         x, y = axis_names(figure, at)
         where = {"x": 0, "y": 1, "xref": f"{x} domain", "yref": f"{y} domain", "yshift": 15}
         font = {"size": 14, "color": color}
