@@ -51,7 +51,7 @@ def note_of(view: str, scene: Scene) -> str:
 def band_note(scene: Scene) -> str:
     """What line, band and verticals are."""
     what = "the experience being learned"
-    if scene.relapses:
+    if any(name.startswith("U") for name in scene.stages.values()):
         what = "what is learned (L) or forgotten (U, red), by the scenario's number"
     parts = [
         f"Line: mean over {scene.seeds} seeds; band: lowest to highest seed. "

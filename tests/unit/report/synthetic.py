@@ -96,15 +96,16 @@ def config(strategy: str, scenario: str, seed: int, **changes: Any) -> RunConfig
 
 
 def ordered(order: str) -> list[dict[str, Any]]:
-    """A stream as its record describes it, from words such as "L0 L1 U0,1 L0"."""
+    """A stream as its record describes it, from words such as "L0 L1 u1 U0,1 L0"; u: of a part."""
     stream: list[dict[str, Any]] = []
     for index, word in enumerate(order.split()):
-        numbers = [int(n) for n in word[1:].split(",")]
+        op, numbers = word[0], [int(n) for n in word[1:].split(",")]
         last = {e["origin"]: e["index"] for e in stream if e["kind"] == "learn"}
-        gone = [last[n] for n in numbers] if word[0] == "U" else []
-        row = {"index": index, "origin": numbers[0], "kind": "forget" if gone else "learn"}
-        row["classes"] = [c for n in numbers for c in (2 * n, 2 * n + 1)]
-        stream.append(row | {"forgets": gone, "eval_size": 100 * (index + 1)})
+        row = {"index": index, "origin": numbers[0], "kind": "learn" if op == "L" else "forget"}
+        row |= {"forgets": [last[n] for n in numbers] if op == "U" else []}
+        row |= {"touches": [] if op == "L" else numbers, "eval_size": 100 * (index + 1)}
+        row["classes"] = [2 * n + i for n in numbers for i in range(1 if op == "u" else 2)]
+        stream.append(row)
     return stream
 
 

@@ -13,7 +13,7 @@ from clframe.report import figures, plots
 from clframe.report.captions import note_of
 from clframe.report.groups import Naming
 from clframe.report.load import load_cell
-from clframe.report.scene import Scene, build_scene
+from clframe.report.scene import Scene, build_scene, stages
 from clframe.report.strokes import axis_names
 from clframe.report.style import looks
 from clframe.report.values import cell_values
@@ -27,7 +27,7 @@ def scene(folder: Path, order: str) -> Scene:
     asked: list[dict[str, Any]] = [
         {"learn": e["origin"]}
         if e["kind"] == "learn"
-        else {"forget": {"tasks": [stream[p]["origin"] for p in e["forgets"]]}}
+        else {"forget": {"tasks": e["touches"]} if e["forgets"] else {"classes": e["classes"]}}
         for e in stream
     ]
     cells, lengths = [], [LENGTH] * len(stream)
@@ -100,6 +100,12 @@ def test_what_is_learned_again_alone_is_another_experience(tmp_path: Path) -> No
 
 def test_panels_that_all_reach_the_end_need_no_note(tmp_path: Path) -> None:
     assert "learned again" not in note_of("relapse", scene(tmp_path, "L0 L1 U0 L2"))
+
+
+def test_a_request_for_single_classes_is_called_after_where_they_were(tmp_path: Path) -> None:
+    made = scene(tmp_path, "L0 L1 u0 L2 u0,1")
+    assert [s.name for s in stages(made)] == ["L0", "L1", "U0", "L2", "U0,1"]
+    assert not made.relapses and "forgotten (U, red)" in note_of("overlay", made)
 
 
 def test_switches_and_experiences_have_their_name_of_the_scenario(tmp_path: Path) -> None:
