@@ -161,15 +161,13 @@ def gap_bars(scene: Scene) -> go.Figure:
     return finish(figure, 1, panel=panel, legend=False)
 
 
-def views_of(scene: Scene) -> dict[str, Callable[[Scene], go.Figure]]:
-    """Every view of a benchmark, by name."""
-    views: dict[str, Callable[[Scene], go.Figure]] = {
-        "experiences": experiences,
-        "overlay": overlay,
-        "matrix": matrices,
-        "gap": gap_bars,
-    }
-    return views | ({"relapse": relapses} if scene.relapses else {})
+DRAW: dict[str, Callable[[Scene], go.Figure]] = {
+    "experiences": experiences,
+    "overlay": overlay,
+    "matrix": matrices,
+    "gap": gap_bars,
+    "relapse": relapses,
+}
 
 
 def _colored(scene: Scene, methods: Iterable[str]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from clframe.evaluation.statistics import mean_interval
 from clframe.evaluation.trace import AccuracyTrace
+from clframe.report.captions import VIEW_TITLES
 from clframe.report.columns import BY_KEY, Column
 from clframe.report.curves import (
     Axis,
@@ -108,6 +109,11 @@ class Scene:
     @property
     def methods(self) -> list[str]:
         return list(self.first)
+
+    @property
+    def views(self) -> list[str]:
+        """What there is to draw, in the order of a report."""
+        return [view for view in VIEW_TITLES if view != "relapse" or self.relapses]
 
     @property
     def wide_titles(self) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from clframe.report.curves import Curve
 from clframe.report.scene import Bar, Scene, Stage, stages
-from clframe.report.style import FAINT, INK, LOST, Look, rgba
+from clframe.report.style import FAINT, GREY, GRID, INK, LOST, Look, rgba
 
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
 HOVER = "%{y:.1f} % after %{x:.0f} updates"
@@ -153,7 +153,7 @@ def mark_switches(figure: go.Figure, places: Iterable[tuple[int, int]], scene: S
         x, y = axis_names(figure, at)
         shapes += [vertical(x, y, where, FAINT) for _, where in scene.axis.switches]
         for stage in stages(scene):
-            color = LOST if stage.forgets else "#6B7280"
+            color = LOST if stage.forgets else GREY
             if stage.forgets:
                 shapes += [vertical(x, y, stage.begin, LOST), _span(x, y, stage)]
             notes.append(
@@ -196,7 +196,7 @@ def _short(values: NDArray[np.float64]) -> NDArray[np.float32]:
 def finish(figure: go.Figure, rows: int, *, panel: int = PANEL, legend: bool = True) -> go.Figure:
     head = HEAD + 22 * _further_rows(figure) if legend else 72
     height = rows * panel + (rows - 1) * GAP + head + FOOT
-    axis: Mapping[str, object] = {"gridcolor": "#E5E7EB", "zeroline": False, "linecolor": FAINT}
+    axis: Mapping[str, object] = {"gridcolor": GRID, "zeroline": False, "linecolor": FAINT}
     figure.update_xaxes(**axis, ticks="outside", tickcolor=FAINT, title_standoff=6)
     figure.update_yaxes(**axis, title_standoff=6)
     figure.update_layout(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from synthetic import accuracies, config, ordered, write_cell
 
-from clframe.report import figures, plots
-from clframe.report.captions import note_of
+from clframe.report import figures, pens, plots
+from clframe.report.captions import VIEW_TITLES, note_of
 from clframe.report.groups import Naming
 from clframe.report.load import load_cell
 from clframe.report.scene import Scene, build_scene, stages
@@ -75,6 +75,24 @@ def test_each_panel_says_which_experience_it_shows(
     made = scene(tmp_path, order)
     assert still(made, "relapses") == titles
     assert interactive(made, "relapses", min(len(titles), 3)) == titles
+
+
+def test_all_views_come_in_one_order_in_both_forms(tmp_path: Path) -> None:
+    assert list(plots.DRAW) == list(figures.DRAW) == list(VIEW_TITLES)
+    made = scene(tmp_path / "a", "L0 L1 U0")
+    assert made.views == list(VIEW_TITLES)
+    assert [p.stem for p in plots.save_all(made, tmp_path, "x")] == [f"x-{v}" for v in made.views]
+    assert scene(tmp_path / "b", "L0 L1 u0").views == [v for v in VIEW_TITLES if v != "relapse"]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "empty"), [(1, 1, 0), (4, 3, 2), (5, 5, 0), (7, 2, 1)]
+)
+def test_places_without_a_panel_stay_empty(count: int, columns: int, empty: int) -> None:
+    figure, axes = pens.panels(count, columns, panel_height=2.0)
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert shown == axes and len(axes) == count
+    assert len(figure.axes) - len(shown) == empty
 
 
 def test_a_panel_ends_where_its_experience_is_learned_again(tmp_path: Path) -> None:
