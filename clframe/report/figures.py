@@ -39,9 +39,10 @@ def experiences(scene: Scene) -> go.Figure:
             look = Look(colors[i], "solid", "o")
             draw_line(figure, at, curve, bins, scene.name(i), look, show=i not in legend)
             legend.add(i)
-    mark_switches(figure, [at_place(p, columns) for p in range(len(scene.methods))], scene)
+    places = [at_place(p, columns) for p in range(len(scene.methods))]
+    mark_switches(figure, dict.fromkeys(places, scene.span), scene)
     figure.update_xaxes(title_text="iteration [updates]", row=rows, showticklabels=True)
-    figure.update_xaxes(range=[0, scene.axis.edges[-1]], showgrid=False)
+    figure.update_xaxes(range=scene.span, showgrid=False)
     figure.update_yaxes(title_text="accuracy [%]", col=1)
     figure.update_yaxes(range=[-2, 104])
     return finish(figure, rows)
@@ -62,11 +63,9 @@ def overlay(scene: Scene) -> go.Figure:
             draw_line(figure, (2, 1), curve, bins, method, look, show=False)
     for row in (1, 2):
         draw_bounds(figure, row, scene)
-        figure.update_xaxes(
-            title_text="iteration [updates]", range=[0, scene.axis.edges[-1]], row=row, col=1
-        )
+        figure.update_xaxes(title_text="iteration [updates]", range=scene.span, row=row, col=1)
         figure.update_yaxes(title_text="accuracy [%]", range=[-2, 104], row=row, col=1)
-    mark_switches(figure, [(1, 1), (2, 1)], scene)
+    mark_switches(figure, dict.fromkeys([(1, 1), (2, 1)], scene.span), scene)
     marks = list(figure.layout.shapes)
     for place, zoom in enumerate(scene.zooms):
         at = at_place(place, columns, above=2)
@@ -89,19 +88,16 @@ def relapses(scene: Scene) -> go.Figure:
     titles = [(zoom.title, LOST) for zoom in scene.relapses]
     figure = grid(rows, columns, titles, shared_yaxes="all")
     bins, legend = bins_for(len(scene.relapses) * len(scene.methods)), set[str]()
+    windows = {}
     for place, zoom in enumerate(scene.relapses):
         at = at_place(place, columns)
         for method, curve in zoom.curves.items():
             look = scene.looks[method]
             draw_line(figure, at, curve, bins, method, look, show=method not in legend)
             legend.add(method)
-        figure.update_xaxes(range=[zoom.first, zoom.last], row=at[0], col=at[1])
-    figure.update_layout(
-        shapes=[
-            vertical(*axis_names(figure, at_place(i, columns)), zoom.at, LOST)
-            for i, zoom in enumerate(scene.relapses)
-        ]
-    )
+        windows[at] = zoom.first, zoom.last
+        figure.update_xaxes(range=windows[at], row=at[0], col=at[1])
+    mark_switches(figure, windows, scene)
     figure.update_xaxes(title_text="iteration [updates]", row=rows)
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(title_text="accuracy [%]", col=1)

@@ -78,7 +78,7 @@ def bar(ax: Axes, place: int, bar: Bar, look: Look) -> None:
 
 
 def switches(ax: Axes, scene: Scene, window: tuple[float, float] | None = None) -> None:
-    low, high = window or span(scene)
+    window = window or scene.span
     for _, at in scene.axis.switches:
         ax.axvline(at, color=FAINT, lw=0.9, ls="--", zorder=0)
     for stage in stages(scene):
@@ -86,9 +86,9 @@ def switches(ax: Axes, scene: Scene, window: tuple[float, float] | None = None) 
         if stage.forgets:
             ax.axvspan(stage.begin, stage.end, color=LOST, alpha=0.13, lw=0, zorder=0)
             ax.axvline(stage.begin, color=LOST, lw=0.9, ls="--", zorder=0)
-        begin, end = max(stage.begin, low), min(stage.end, high)
-        if begin < end:
-            ax.text((begin + end) / 2, 103, stage.name, ha="center", va="bottom",
+        middle = stage.middle(*window)
+        if middle is not None:
+            ax.text(middle, 103, stage.name, ha="center", va="bottom",
                     fontsize=8, color=color, clip_on=False)  # fmt: skip
 
 
@@ -109,10 +109,6 @@ def plain(ax: Axes) -> None:
         ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         ax.spines[side].set_color(FAINT)
-
-
-def span(scene: Scene) -> tuple[float, float]:
-    return 0.0, float(scene.axis.edges[-1])
 
 
 def method_handles(scene: Scene) -> list[Line2D]:

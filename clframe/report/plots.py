@@ -52,7 +52,7 @@ def experiences(scene: Scene) -> Drawing:
         for i, curve in scene.experiences[method].items():
             pens.line(ax, curve, bins, colors[i], "-")
         pens.switches(ax, scene)
-        ax.set_xlim(*pens.span(scene))
+        ax.set_xlim(*scene.span)
         pens.accuracy_axis(ax, left=place % columns == 0, bottom=place + columns >= count)
         pens.title(ax, scene, method)
     handles = [Line2D([], [], color=colors[i], lw=2.5, label=scene.name(i)) for i in known]
@@ -77,7 +77,7 @@ def overlay(scene: Scene) -> Drawing:
         pens.bounds(ax, scene, previous=ax is previous)
         pens.switches(ax, scene)
         pens.accuracy_axis(ax, left=True, bottom=True)
-        ax.set_xlim(*pens.span(scene))
+        ax.set_xlim(*scene.span)
         ax.set_title(title, loc="left", fontsize=11, pad=16)
     shared: Axes | None = None
     for place, zoom in enumerate(scene.zooms):

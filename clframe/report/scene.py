@@ -51,9 +51,10 @@ class Stage(NamedTuple):
     end: float
     forgets: bool
 
-    @property
-    def middle(self) -> float:
-        return (self.begin + self.end) / 2
+    def middle(self, first: float, last: float) -> float | None:
+        """Of what is to be seen of it from `first` to `last`."""
+        begin, end = max(self.begin, first), min(self.end, last)
+        return (begin + end) / 2 if begin < end else None
 
 
 class Bound(NamedTuple):
@@ -109,6 +110,11 @@ class Scene:
     @property
     def methods(self) -> list[str]:
         return list(self.first)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Where a panel of the whole run begins and ends."""
+        return 0.0, float(self.axis.edges[-1])
 
     @property
     def views(self) -> list[str]:

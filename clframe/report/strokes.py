@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,20 +146,26 @@ def _bar_hover(bar: Bar) -> str:
     return f"{bar.method}: %{{x:.2f}}{half}, n = {len(bar.points)}<extra></extra>"
 
 
-def mark_switches(figure: go.Figure, places: Iterable[tuple[int, int]], scene: Scene) -> None:
-    """A dashed vertical at every switch, and above it what is learned or forgotten then."""
+def mark_switches(
+    figure: go.Figure, places: Mapping[tuple[int, int], tuple[float, float]], scene: Scene
+) -> None:
+    """A dashed vertical at every switch, and above it what is learned or forgotten then.
+
+    `places` are panels, each with where it begins and ends.
+    """
     shapes, notes = list(figure.layout.shapes), list(figure.layout.annotations)
-    for at in places:
+    for at, window in places.items():
         x, y = axis_names(figure, at)
         shapes += [vertical(x, y, where, FAINT) for _, where in scene.axis.switches]
         for stage in stages(scene):
             color = LOST if stage.forgets else GREY
             if stage.forgets:
                 shapes += [vertical(x, y, stage.begin, LOST), _span(x, y, stage)]
-            notes.append(
-                {"x": stage.middle, "y": 1, "xref": x, "yref": f"{y} domain", "text": stage.name}
-                | {"showarrow": False, "yanchor": "bottom", "font": {"size": 10, "color": color}}
-            )
+            middle = stage.middle(*window)
+            if middle is not None:
+                look = {"yanchor": "bottom", "font": {"size": 10, "color": color}}
+                where = {"x": middle, "y": 1, "xref": x, "yref": f"{y} domain"}
+                notes.append({"text": stage.name, "showarrow": False} | where | look)
     figure.update_layout(shapes=shapes, annotations=notes)
 
 

@@ -77,6 +77,21 @@ def test_each_panel_says_which_experience_it_shows(
     assert interactive(made, "relapses", min(len(titles), 3)) == titles
 
 
+def test_a_panel_names_what_is_learned_and_forgotten_in_its_window(tmp_path: Path) -> None:
+    made = scene(tmp_path, "L0 L1 U0 L2 L0 U1 L3")
+    assert [[s.name for s in stages(made) if s.middle(z.first, z.last)] for z in made.relapses] == [
+        ["L1", "U0", "L2"],
+        ["L0", "U1", "L3"],
+    ]
+    still, _ = plots.relapses(made)
+    named = [{text.get_text(): text.get_position()[0] for text in ax.texts} for ax in still.axes]
+    figure = figures.relapses(made)
+    notes = [a for a in figure.layout.annotations if not a.text.startswith("<b>")]
+    axes = [axis_names(figure, (1, column))[0] for column in (1, 2)]
+    assert [{a.text: a.x for a in notes if a.xref == x} for x in axes] == named
+    assert list(named[1]) == ["L0", "U1", "L3"]
+
+
 def test_all_views_come_in_one_order_in_both_forms(tmp_path: Path) -> None:
     assert list(plots.DRAW) == list(figures.DRAW) == list(VIEW_TITLES)
     made = scene(tmp_path / "a", "L0 L1 U0")
