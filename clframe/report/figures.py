@@ -112,22 +112,24 @@ def matrices(scene: Scene) -> go.Figure:
     rows = -(-len(scene.heats) // columns)
     panel = max(260, min(470, 32 * size + 70))
     figure = grid(rows, columns, _colored(scene, scene.heats), panel=panel)
-    for place, (_, heat) in enumerate(scene.heats.items()):
+    for place, heat in enumerate(scene.heats.values()):
+        (row, column), (after, on) = at_place(place, columns), scene.ticks(heat)
         figure.add_heatmap(
             z=heat.table * 100,
-            x=[str(i) for i in heat.columns],
-            y=[str(k) for k in heat.rows],
+            hovertext=[[f"after {k}, on {i}" for i in on] for k in after],
             text=_numbers(heat),
             texttemplate="%{text}",
             textfont={"size": 12 if size <= 6 else 10 if size <= 10 else 8},
             coloraxis="coloraxis",
-            hovertemplate="after %{y}, on %{x}: %{z:.2f} %<extra></extra>",
-            row=at_place(place, columns)[0],
-            col=at_place(place, columns)[1],
+            hovertemplate="%{hovertext}: %{z:.2f} %<extra></extra>",
+            row=row,
+            col=column,
         )
-    figure.update_xaxes(title_text="tested on experience", type="category", showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    figure.update_yaxes(title_text="after learning experience", col=1)
+        figure.update_xaxes(tickvals=[*range(len(on))], ticktext=on, row=row, col=column)
+        figure.update_yaxes(tickvals=[*range(len(after))], ticktext=after, row=row, col=column)
+    figure.update_xaxes(title_text="tested on experience", showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_yaxes(title_text="after experience", col=1)
     bar = {
         "title": {"text": "accuracy [%]"},
         "thickness": 14,

@@ -127,10 +127,11 @@ def matrices(scene: Scene) -> Drawing:
             weight = "bold" if heat.rows[k] == heat.columns[i] else "normal"
             ax.text(i, k, f"{value:.0f}", ha="center", va="center", fontsize=font, color=color,
                     weight=weight)  # fmt: skip
-        ax.set_xticks(range(len(heat.columns)), [str(i) for i in heat.columns], fontsize=8)
-        ax.set_yticks(range(len(heat.rows)), [str(k) for k in heat.rows], fontsize=8)
+        rows, names = scene.ticks(heat)
+        ax.set_xticks(range(len(names)), names, fontsize=8)
+        ax.set_yticks(range(len(rows)), rows, fontsize=8)
         ax.set_xlabel("tested on experience", fontsize=8)
-        ax.set_ylabel("after learning experience", fontsize=8)
+        ax.set_ylabel("after experience", fontsize=8)
         pens.title(ax, scene, method, pad=6)
     if image is not None:
         figure.colorbar(image, ax=axes, shrink=0.6, aspect=35, label="accuracy [%]", pad=0.01)

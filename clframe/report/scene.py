@@ -131,6 +131,11 @@ class Scene:
         """What was learned at a stream position, by its number in the scenario."""
         return _experience(self.stages.get(position, str(position)))
 
+    def ticks(self, heat: Heat) -> tuple[list[str], list[str]]:
+        """What the rows and columns of R are called."""
+        columns = [self.name(i).removeprefix("experience ") for i in heat.columns]
+        return [self.stages.get(k, str(k)) for k in heat.rows], columns
+
 
 def build_scene(
     groups: Sequence[Group], values: Mapping[str, Values], looks: Mapping[str, Look]

@@ -92,6 +92,17 @@ def test_a_panel_names_what_is_learned_and_forgotten_in_its_window(tmp_path: Pat
     assert list(named[1]) == ["L0", "U1", "L3"]
 
 
+def test_the_matrix_calls_everything_as_the_other_figures_do(tmp_path: Path) -> None:
+    made = scene(tmp_path, "L2 L1 U2 L0 L2")
+    after, on = ["L2", "L1", "U2", "L0", "L2"], ["2", "1", "0", "2"]
+    ax, *_ = plots.matrices(made)[0].axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == after
+    assert [text.get_text() for text in ax.get_xticklabels()] == on
+    figure = figures.matrices(made)
+    assert list(figure.layout.yaxis.ticktext) == after and list(figure.layout.xaxis.ticktext) == on
+    assert figure.data[0].hovertext[2][0] == "after U2, on 2"
+
+
 def test_all_views_come_in_one_order_in_both_forms(tmp_path: Path) -> None:
     assert list(plots.DRAW) == list(figures.DRAW) == list(VIEW_TITLES)
     made = scene(tmp_path / "a", "L0 L1 U0")
