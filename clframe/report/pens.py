@@ -78,18 +78,15 @@ def bar(ax: Axes, place: int, bar: Bar, look: Look) -> None:
 
 
 def switches(ax: Axes, scene: Scene, window: tuple[float, float] | None = None) -> None:
-    window = window or scene.span
     for _, at in scene.axis.switches:
         ax.axvline(at, color=FAINT, lw=0.9, ls="--", zorder=0)
-    for stage in stages(scene):
+    for stage in stages(scene, window or scene.span):
         color = LOST if stage.forgets else GREY
         if stage.forgets:
             ax.axvspan(stage.begin, stage.end, color=LOST, alpha=0.13, lw=0, zorder=0)
             ax.axvline(stage.begin, color=LOST, lw=0.9, ls="--", zorder=0)
-        middle = stage.middle(*window)
-        if middle is not None:
-            ax.text(middle, 103, stage.name, ha="center", va="bottom",
-                    fontsize=8, color=color, clip_on=False)  # fmt: skip
+        ax.text(stage.middle, 103, stage.name, ha="center", va="bottom", fontsize=8, color=color,
+                clip_on=False)  # fmt: skip
 
 
 def accuracy_axis(ax: Axes, *, left: bool, bottom: bool, fixed: bool = True) -> None:

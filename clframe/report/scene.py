@@ -44,17 +44,13 @@ class Zoom(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One request on the axis, under its name."""
+    """One request on the axis, under its name; `middle` is that of what a panel shows of it."""
 
     name: str
     begin: float
     end: float
+    middle: float
     forgets: bool
-
-    def middle(self, first: float, last: float) -> float | None:
-        """Of what is to be seen of it from `first` to `last`."""
-        begin, end = max(self.begin, first), min(self.end, last)
-        return (begin + end) / 2 if begin < end else None
 
 
 class Bound(NamedTuple):
@@ -133,8 +129,8 @@ class Scene:
 
     def ticks(self, heat: Heat) -> tuple[list[str], list[str]]:
         """What the rows and columns of R are called."""
-        columns = [self.name(i).removeprefix("experience ") for i in heat.columns]
-        return [self.stages.get(k, str(k)) for k in heat.rows], columns
+        rows = [self.stages.get(k, str(k)) for k in heat.rows]
+        return rows, [self.stages.get(i, str(i)).lstrip("L") for i in heat.columns]
 
 
 def build_scene(
@@ -172,13 +168,14 @@ def build_scene(
     )
 
 
-def stages(scene: Scene) -> list[Stage]:
-    """What was learned, or forgotten, from where to where."""
-    edges = scene.axis.edges
-    return [
-        Stage(scene.stages[k], begin, end, scene.stages[k].startswith("U"))
-        for k, begin, end in zip(scene.axis.positions, edges[:-1], edges[1:], strict=True)
-    ]
+def stages(scene: Scene, window: tuple[float, float]) -> list[Stage]:
+    """What was learned, or forgotten, from where to where, in a panel of this `window`."""
+    found, edges = [], scene.axis.edges
+    for k, begin, end in zip(scene.axis.positions, edges[:-1], edges[1:], strict=True):
+        name, first, last = scene.stages[k], max(begin, window[0]), min(end, window[1])
+        if first < last:
+            found.append(Stage(name, begin, end, (first + last) / 2, name.startswith("U")))
+    return found
 
 
 def panel_bins(scene: Scene) -> int:

@@ -157,15 +157,14 @@ def mark_switches(
     for at, window in places.items():
         x, y = axis_names(figure, at)
         shapes += [vertical(x, y, where, FAINT) for _, where in scene.axis.switches]
-        for stage in stages(scene):
+        for stage in stages(scene, window):
             color = LOST if stage.forgets else GREY
             if stage.forgets:
                 shapes += [vertical(x, y, stage.begin, LOST), _span(x, y, stage)]
-            middle = stage.middle(*window)
-            if middle is not None:
-                look = {"yanchor": "bottom", "font": {"size": 10, "color": color}}
-                where = {"x": middle, "y": 1, "xref": x, "yref": f"{y} domain"}
-                notes.append({"text": stage.name, "showarrow": False} | where | look)
+            notes.append(
+                {"x": stage.middle, "y": 1, "xref": x, "yref": f"{y} domain", "text": stage.name}
+                | {"showarrow": False, "yanchor": "bottom", "font": {"size": 10, "color": color}}
+            )
     figure.update_layout(shapes=shapes, annotations=notes)
 
 

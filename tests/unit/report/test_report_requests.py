@@ -79,10 +79,8 @@ def test_each_panel_says_which_experience_it_shows(
 
 def test_a_panel_names_what_is_learned_and_forgotten_in_its_window(tmp_path: Path) -> None:
     made = scene(tmp_path, "L0 L1 U0 L2 L0 U1 L3")
-    assert [[s.name for s in stages(made) if s.middle(z.first, z.last)] for z in made.relapses] == [
-        ["L1", "U0", "L2"],
-        ["L0", "U1", "L3"],
-    ]
+    shown = [[s.name for s in stages(made, (z.first, z.last))] for z in made.relapses]
+    assert shown == [["L1", "U0", "L2"], ["L0", "U1", "L3"]]
     still, _ = plots.relapses(made)
     named = [{text.get_text(): text.get_position()[0] for text in ax.texts} for ax in still.axes]
     figure = figures.relapses(made)
@@ -148,7 +146,7 @@ def test_panels_that_all_reach_the_end_need_no_note(tmp_path: Path) -> None:
 
 def test_a_request_for_single_classes_is_called_after_where_they_were(tmp_path: Path) -> None:
     made = scene(tmp_path, "L0 L1 u0 L2 u0,1")
-    assert [s.name for s in stages(made)] == ["L0", "L1", "U0", "L2", "U0,1"]
+    assert [s.name for s in stages(made, made.span)] == ["L0", "L1", "U0", "L2", "U0,1"]
     assert not made.relapses and "forgotten (U, red)" in note_of("overlay", made)
 
 
