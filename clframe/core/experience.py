@@ -84,7 +84,8 @@ class Experience:
     holds the evaluation split (test, or validation when hyper-parameters are being chosen).
     A forget request has empty `train` unless the strategy may read the data to be forgotten;
     `uids` are then the samples it withdraws, each of which had come so many `times`. `forgets` has
-    the stream positions of whose data nothing is left, `emptied` the classes.
+    the stream positions of whose data nothing is left, `emptied` the classes; `touches` has the
+    numbers of the scenario's experiences that it names, or with which its samples came last.
     """
 
     index: int
@@ -98,6 +99,7 @@ class Experience:
     uids: tuple[int, ...] = ()
     times: tuple[int, ...] = ()
     emptied: tuple[int, ...] = ()
+    touches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ class Stream:
         """Shape of one input, without the batch axis."""
         return tuple(self.learned[0].train.x.shape[1:])
 
-    def describe(self) -> dict[str, Any]:
-        """Class order, sizes and a content hash of each experience, for the record of a run."""
-        rows = [
+    def order(self) -> list[dict[str, Any]]:
+        """What is learned and what is forgotten when: the data-free facts of each experience."""
+        return [
             {
                 "index": e.index,
                 "origin": e.origin,
@@ -145,12 +147,22 @@ class Stream:
                 "tasks": list(e.tasks),
                 "classes": list(e.classes),
                 "forgets": list(e.forgets),
+                "touches": list(e.touches),
+            }
+            for e in self.experiences
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Class order, sizes and a content hash of each experience, for the record of a run."""
+        rows = [
+            row
+            | {
                 "train_size": len(e.train),
                 "eval_size": len(e.eval),
                 "train_sha256": e.train.digest(),
                 "eval_sha256": e.eval.digest(),
             }
-            for e in self.experiences
+            for row, e in zip(self.order(), self.experiences, strict=True)
         ]
         return {
             "scenario": self.name,

@@ -93,6 +93,7 @@ def _forget(
         uids=tuple(samples.uid.tolist()),
         times=_times(samples.uid, torch.cat([p.uid for p in parts])),
         emptied=_emptied(made, held, samples),
+        touches=_touches(made, gone, named),
     )
 
 
@@ -106,6 +107,14 @@ def _emptied(made: Sequence[Experience], held: dict[int, Tensor], gone: Samples)
     """The classes among `gone` of which no experience has a sample left."""
     left = {c for i, rows in held.items() for c in made[i].train.y[rows].unique().tolist()}
     return tuple(c for c in gone.y.unique().tolist() if c not in left)
+
+
+def _touches(made: Sequence[Experience], gone: dict[int, Tensor], named: Forget) -> tuple[int, ...]:
+    """The scenario's experiences that a request is about."""
+    if named.names == "tasks":
+        return tuple(sorted(named.values))
+    last = {u: i for i, rows in gone.items() for u in made[i].train.uid[rows].tolist()}
+    return tuple(sorted({made[i].origin for i in last.values()}))
 
 
 def _column(exp: Experience, names: str) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from clframe.core.experience import Experience, Stream
 from clframe.evaluation.envelope import envelope
 from clframe.evaluation.metrics import sizes_of, summarize
+from clframe.evaluation.order import retained
 from clframe.evaluation.trace import AccuracyTrace
 from clframe.evaluation.unlearning import summarize as summarize_unlearning
 from clframe.tracking.journal import Journal
@@ -48,19 +49,13 @@ def finish(store: RunStore, stream: Stream, reference: str | None) -> None:
     """Write the tables and metrics of a run whose stream has ended, and mark it done."""
     store.write_traces()
     primary = store.read_record().primary
-    kept = retained(stream)
+    kept = retained(stream.order())
     metrics = measure(store, primary, kept) | unlearned(store, primary, stream)
     if reference is not None:  # retrained at each experience: it has no gaps to speak of
         metrics |= dict.fromkeys(FROM_TRACE - DESCRIBES)
     store.write_metrics(metrics)
     _append_envelopes(store, primary)
     store.update_record(status="done", metrics=flatten(metrics))
-
-
-def retained(stream: Stream) -> list[int]:
-    """Stream positions of the experiences that no request has forgotten."""
-    gone = {p for e in stream for p in e.forgets}
-    return [e.index for e in stream.learned if e.index not in gone]
 
 
 def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:

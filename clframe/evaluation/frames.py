@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from clframe.core.experience import Experience, Stream
+from clframe.core.experience import Stream
 from clframe.evaluation.counting import MASKS
+from clframe.evaluation.order import retained
 
 CURVES = 100  # at most; who looks at more? the trace has them all
 
@@ -35,7 +36,7 @@ class Frames:
     def __init__(self, stream: Stream, readouts: list[str], primary: str, growing: bool) -> None:
         self.stream, self.growing = stream, growing
         self.names, self.primary = np.array(readouts), readouts.index(primary)
-        self.positions = [e.index for e in stream.learned]
+        self.positions, self.order = [e.index for e in stream.learned], stream.order()
         self.lows: dict[int, float] = {}  # of each experience no longer trained
         self.after: dict[int, float] = {}  # of each one forgotten, when its request had ended
 
@@ -78,23 +79,24 @@ class Frames:
         accuracy = counts[:, self.primary, :seen] / np.array(block.totals[:seen])
         values = np.full((len(accuracy), len(keys)), np.nan)
         values[:, :-3] = accuracy[:, ::every]
-        passed = self.stream.experiences[: block.train + 1]
-        gone = {p for e in passed for p in e.forgets}
-        kept = [j for j in range(seen) if self.positions[j] not in gone]
+        passed = self.order[: block.train + 1]
+        held = set(retained(passed))
+        kept = [j for j in range(seen) if self.positions[j] in held]
         iteration = np.array(block.iterations, dtype=np.int64)
         if kept:
             trained = iteration > 0
             values[trained, -3:] = self._worst(accuracy[trained][:, kept], kept)
-        lost = [j for j in range(seen) if self.positions[j] in gone and not self._held(j, passed)]
+        gone = [j for j in range(seen) if self.positions[j] not in held]
+        lost = [j for j in gone if not self._again(j, passed)]
         if lost:
             keys += ["forget_acc", "relapse"]
             values = np.column_stack([values, self._relapse(accuracy[:, lost], lost, block.train)])
         return {"keys": np.array(keys), "iteration": iteration, "values": values}
 
-    def _held(self, j: int, passed: Sequence[Experience]) -> bool:
+    def _again(self, j: int, passed: Sequence[dict[str, Any]]) -> bool:
         """Whether what came with learned experience `j` has been learned again since."""
         origin, position = self.stream.learned[j].origin, self.positions[j]
-        return any(e.kind == "learn" and e.origin == origin for e in passed[position + 1 :])
+        return any(e["kind"] == "learn" and e["origin"] == origin for e in passed[position + 1 :])
 
     def _relapse(
         self, acc: npt.NDArray[np.float64], lost: list[int], train: int

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from clframe.config.identity import reference_key
 from clframe.config.schema import RunConfig
 from clframe.evaluation.metrics import summarize
+from clframe.evaluation.order import retained
 from clframe.evaluation.trace import AccuracyTrace
 from clframe.tracking.store import RunRecord, RunStore
 from clframe.tracking.traces import columns
@@ -53,7 +54,7 @@ def _done_cells(folder: Path) -> list[_Done]:
 
 def _fill(cell: _Done, references: dict[str, _Done]) -> bool:
     """Write the keys that `references` allow; False when they were there with the same values."""
-    kept = _retained(cell.record)
+    kept = retained(cell.record.data.get("experiences", []))
     if not kept or not references:
         return False
     given: dict[str, list[float | None]] = {}
@@ -71,13 +72,6 @@ def _fill(cell: _Done, references: dict[str, _Done]) -> bool:
     cell.store.write_metrics(metrics | new)
     cell.store.update_record(metrics=cell.record.metrics | new)
     return True
-
-
-def _retained(record: RunRecord) -> list[int]:
-    """Stream positions of the experiences learned and never forgotten."""
-    stream: list[dict[str, Any]] = record.data.get("experiences", [])
-    gone = {p for e in stream for p in e.get("forgets", ())}
-    return [e["index"] for e in stream if e["kind"] == "learn" and e["index"] not in gone]
 
 
 def _boundary(cell: _Done) -> AccuracyTrace:

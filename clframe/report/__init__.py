@@ -146,10 +146,10 @@ def _sections(scenes: Sequence[Scene], shown: Mapping[str, list[views.View]]) ->
             Plot(
                 f"{slug(scene.benchmark)}-{view}",
                 VIEW_TITLES[view],
-                draw(scene),
+                figures.DRAW[view](scene),
                 note_of(view, scene),
             )
-            for view, draw in figures.views_of(scene).items()
+            for view in scene.views
         ]
         for scene in scenes
     }

@@ -31,6 +31,7 @@ BAR_NOTE = (
 OVERLAY_NOTE = (
     " The mean over earlier experiences starts anew at each switch: there it takes in one more."
 )
+AGAIN_NOTE = " A panel ends where its experience is learned again."
 
 
 def note_of(view: str, scene: Scene) -> str:
@@ -39,13 +40,18 @@ def note_of(view: str, scene: Scene) -> str:
         return BAR_NOTE
     if view == "matrix":
         return matrix_note(scene)
-    return band_note(scene) + (OVERLAY_NOTE + bound_note(scene) if view == "overlay" else "")
+    note = band_note(scene)
+    if view == "overlay":
+        note += OVERLAY_NOTE + bound_note(scene)
+    if view == "relapse" and any(panel.last < scene.axis.edges[-1] for panel in scene.relapses):
+        note += AGAIN_NOTE
+    return note
 
 
 def band_note(scene: Scene) -> str:
     """What line, band and verticals are."""
     what = "the experience being learned"
-    if scene.relapses:
+    if any(name.startswith("U") for name in scene.stages.values()):
         what = "what is learned (L) or forgotten (U, red), by the scenario's number"
     parts = [
         f"Line: mean over {scene.seeds} seeds; band: lowest to highest seed. "

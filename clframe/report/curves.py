@@ -136,16 +136,6 @@ def switch_curve(
     return None if curve is None else curve.between(at - before, at + window)
 
 
-def forgotten_curve(
-    traces: Sequence[AccuracyTrace], axis: Axis, experience: int, request: int, stop: int
-) -> Curve | None:
-    """Accuracy on one experience from a little before the request to forget it, until `stop`."""
-    at = axis.edges[axis.positions.index(request)]
-    curve = experience_curve(traces, axis, experience)
-    before = window_of(axis, request)
-    return None if curve is None else curve.between(max(0, at - before), stop)
-
-
 def window_of(axis: Axis, learned: int) -> int:
     """How many updates after a switch a zoom shows: where dips are, a sixth of the experience."""
     k = axis.positions.index(learned)

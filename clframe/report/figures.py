@@ -28,7 +28,8 @@ def experiences(scene: Scene) -> go.Figure:
     """A panel per method, a line per experience; the legend hides an experience everywhere."""
     columns = 1 if len(scene.methods) <= 3 else 2
     rows = -(-len(scene.methods) // columns)
-    figure = grid(rows, columns, _colored(scene), shared_xaxes="all", shared_yaxes="all")
+    titles = _colored(scene, scene.methods)
+    figure = grid(rows, columns, titles, shared_xaxes="all", shared_yaxes="all")
     known = sorted({i for curves in scene.experiences.values() for i in curves})
     colors = dict(zip(known, sequence(len(known)), strict=True))
     bins, legend = panel_bins(scene), set[int]()
@@ -38,9 +39,10 @@ def experiences(scene: Scene) -> go.Figure:
             look = Look(colors[i], "solid", "o")
             draw_line(figure, at, curve, bins, scene.name(i), look, show=i not in legend)
             legend.add(i)
-    mark_switches(figure, [at_place(p, columns) for p in range(len(scene.methods))], scene)
+    places = [at_place(p, columns) for p in range(len(scene.methods))]
+    mark_switches(figure, dict.fromkeys(places, scene.span), scene)
     figure.update_xaxes(title_text="iteration [updates]", row=rows, showticklabels=True)
-    figure.update_xaxes(range=[0, scene.axis.edges[-1]], showgrid=False)
+    figure.update_xaxes(range=scene.span, showgrid=False)
     figure.update_yaxes(title_text="accuracy [%]", col=1)
     figure.update_yaxes(range=[-2, 104])
     return finish(figure, rows)
@@ -51,13 +53,9 @@ def overlay(scene: Scene) -> go.Figure:
     zooms, columns = len(scene.zooms), zoom_columns(len(scene.zooms))
     rows = 2 + -(-zooms // columns)
     wide = [{"colspan": columns}, *[None] * (columns - 1)]
-    titles = [
-        f"Experience {scene.axis.positions[0]}",
-        "Mean of all experiences before the current one",
-        *(f"Switch to {z.learned}: mean of all before" for z in scene.zooms),
-    ]
+    titles = [*scene.wide_titles, *(zoom.title for zoom in scene.zooms)]
     specs = [wide, wide, *[[{}] * columns for _ in range(rows - 2)]]
-    figure = grid(rows, columns, dict.fromkeys(titles, INK), specs=specs)
+    figure = grid(rows, columns, [(title, INK) for title in titles], specs=specs)
     bins = overlay_bins(scene)
     for method, look in ((m, scene.looks[m]) for m in scene.methods):
         draw_line(figure, (1, 1), scene.first[method], bins, method, look, show=True)
@@ -65,11 +63,9 @@ def overlay(scene: Scene) -> go.Figure:
             draw_line(figure, (2, 1), curve, bins, method, look, show=False)
     for row in (1, 2):
         draw_bounds(figure, row, scene)
-        figure.update_xaxes(
-            title_text="iteration [updates]", range=[0, scene.axis.edges[-1]], row=row, col=1
-        )
+        figure.update_xaxes(title_text="iteration [updates]", range=scene.span, row=row, col=1)
         figure.update_yaxes(title_text="accuracy [%]", range=[-2, 104], row=row, col=1)
-    mark_switches(figure, [(1, 1), (2, 1)], scene)
+    mark_switches(figure, dict.fromkeys([(1, 1), (2, 1)], scene.span), scene)
     marks = list(figure.layout.shapes)
     for place, zoom in enumerate(scene.zooms):
         at = at_place(place, columns, above=2)
@@ -89,22 +85,19 @@ def relapses(scene: Scene) -> go.Figure:
     """A panel per forgotten experience: all methods from just before its request to the end."""
     columns = min(len(scene.relapses), 3)
     rows = -(-len(scene.relapses) // columns)
-    titles = [f"{scene.stages[zoom.learned]}, at {zoom.at:,.0f}" for zoom in scene.relapses]
-    figure = grid(rows, columns, dict.fromkeys(titles, LOST), shared_yaxes="all")
+    titles = [(zoom.title, LOST) for zoom in scene.relapses]
+    figure = grid(rows, columns, titles, shared_yaxes="all")
     bins, legend = bins_for(len(scene.relapses) * len(scene.methods)), set[str]()
+    windows = {}
     for place, zoom in enumerate(scene.relapses):
         at = at_place(place, columns)
         for method, curve in zoom.curves.items():
             look = scene.looks[method]
             draw_line(figure, at, curve, bins, method, look, show=method not in legend)
             legend.add(method)
-        figure.update_xaxes(range=[zoom.first, zoom.last], row=at[0], col=at[1])
-    figure.update_layout(
-        shapes=[
-            vertical(*axis_names(figure, at_place(i, columns)), zoom.at, LOST)
-            for i, zoom in enumerate(scene.relapses)
-        ]
-    )
+        windows[at] = zoom.first, zoom.last
+        figure.update_xaxes(range=windows[at], row=at[0], col=at[1])
+    mark_switches(figure, windows, scene)
     figure.update_xaxes(title_text="iteration [updates]", row=rows)
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(title_text="accuracy [%]", col=1)
@@ -119,22 +112,24 @@ def matrices(scene: Scene) -> go.Figure:
     rows = -(-len(scene.heats) // columns)
     panel = max(260, min(470, 32 * size + 70))
     figure = grid(rows, columns, _colored(scene, scene.heats), panel=panel)
-    for place, (_, heat) in enumerate(scene.heats.items()):
+    for place, heat in enumerate(scene.heats.values()):
+        (row, column), (after, on) = at_place(place, columns), scene.ticks(heat)
         figure.add_heatmap(
             z=heat.table * 100,
-            x=[str(i) for i in heat.columns],
-            y=[str(k) for k in heat.rows],
+            hovertext=[[f"after {k}, on {i}" for i in on] for k in after],
             text=_numbers(heat),
             texttemplate="%{text}",
             textfont={"size": 12 if size <= 6 else 10 if size <= 10 else 8},
             coloraxis="coloraxis",
-            hovertemplate="after %{y}, on %{x}: %{z:.2f} %<extra></extra>",
-            row=at_place(place, columns)[0],
-            col=at_place(place, columns)[1],
+            hovertemplate="%{hovertext}: %{z:.2f} %<extra></extra>",
+            row=row,
+            col=column,
         )
-    figure.update_xaxes(title_text="tested on experience", type="category", showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    figure.update_yaxes(title_text="after learning experience", col=1)
+        figure.update_xaxes(tickvals=[*range(len(on))], ticktext=on, row=row, col=column)
+        figure.update_yaxes(tickvals=[*range(len(after))], ticktext=after, row=row, col=column)
+    figure.update_xaxes(title_text="tested on experience", showgrid=False)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_yaxes(title_text="after experience", col=1)
     bar = {
         "title": {"text": "accuracy [%]"},
         "thickness": 14,
@@ -150,10 +145,8 @@ def gap_bars(scene: Scene) -> go.Figure:
     """How deep each method falls and whether it comes back: mean, interval, seeds."""
     columns = len(scene.bars)
     panel = 90 + 36 * len(scene.methods)
-    titles = [BAR_TITLES[column.key] for column, _ in scene.bars]
-    figure = grid(
-        1, columns, dict.fromkeys(titles, INK), panel=panel, shared_yaxes=True, horizontal=0.025
-    )
+    titles = [(BAR_TITLES[column.key], INK) for column, _ in scene.bars]
+    figure = grid(1, columns, titles, panel=panel, shared_yaxes=True, horizontal=0.025)
     for place, (column, bars) in enumerate(scene.bars, start=1):
         for bar in bars:
             draw_bar(figure, place, bar, scene.looks[bar.method])
@@ -166,20 +159,18 @@ def gap_bars(scene: Scene) -> go.Figure:
     return finish(figure, 1, panel=panel, legend=False)
 
 
-def views_of(scene: Scene) -> dict[str, Callable[[Scene], go.Figure]]:
-    """Every view of a benchmark, by name."""
-    views: dict[str, Callable[[Scene], go.Figure]] = {
-        "experiences": experiences,
-        "overlay": overlay,
-        "matrix": matrices,
-        "gap": gap_bars,
-    }
-    return views | ({"relapse": relapses} if scene.relapses else {})
+DRAW: dict[str, Callable[[Scene], go.Figure]] = {
+    "experiences": experiences,
+    "overlay": overlay,
+    "matrix": matrices,
+    "gap": gap_bars,
+    "relapse": relapses,
+}
 
 
-def _colored(scene: Scene, methods: Iterable[str] | None = None) -> dict[str, str]:
+def _colored(scene: Scene, methods: Iterable[str]) -> list[tuple[str, str]]:
     """Titles of panels that show one method each, in its colour."""
-    return {m: scene.looks[m].color for m in (scene.methods if methods is None else methods)}
+    return [(method, scene.looks[method].color) for method in methods]
 
 
 def _numbers(heat: Heat) -> list[list[str]]:

@@ -16,6 +16,7 @@ import yaml
 from clframe.config.grid import load_grid as expand
 from clframe.config.identity import resolved, run_id
 from clframe.errors import ClframeError, nearest
+from clframe.evaluation.order import names, retained, withdrawn
 from clframe.evaluation.trace import AccuracyTrace
 from clframe.tracking.store import RunStore
 
@@ -70,27 +71,19 @@ class Cell:
     @property
     def forgotten(self) -> dict[int, int]:
         """Experience -> the stream position that withdrew it."""
-        return {int(i): int(e["index"]) for e in self.stream for i in e.get("forgets", ())}
+        return withdrawn(self.stream)
 
     @property
     def stages(self) -> dict[int, str]:
         """What each stream position is called: its number, or its request where there were some."""
-        origins = {int(e["index"]): int(e.get("origin", e["index"])) for e in self.stream}
         if not self.config.get("requests"):
-            return {i: str(i) for i in origins}
-        names = {}
-        for e in self.stream:
-            lost = sorted(origins[int(i)] for i in e.get("forgets", ()))
-            learned = e.get("kind", "learn") == "learn"
-            numbers = [origins[int(e["index"])]] if learned else lost
-            names[int(e["index"])] = ("L" if learned else "U") + ",".join(map(str, numbers))
-        return names
+            return {e["index"]: str(e["index"]) for e in self.stream}
+        return names(self.stream)
 
     @property
     def kept(self) -> list[int] | None:
         """Positions of what was learned and not forgotten later; None: all there is."""
-        learned = [int(e["index"]) for e in self.stream if e.get("kind", "learn") == "learn"]
-        return [i for i in learned if i not in self.forgotten] if learned else None
+        return retained(self.stream) if self.stream else None
 
     def trace(self) -> AccuracyTrace:
         """The primary readout after every evaluated update, on the fixed subsets."""

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from clframe.report.captions import VIEW_TITLES
 from clframe.report.curves import Curve
 from clframe.report.scene import Bar, Scene, stages
-from clframe.report.style import FAINT, INK, LOST, Look
+from clframe.report.style import FAINT, GREY, GRID, INK, LOST, Look
 
 WIDTH = 13.0  # inches
 
@@ -29,11 +29,15 @@ def heading(scene: Scene, view: str) -> str:
 
 
 def panels(
-    rows: int, columns: int, *, panel_height: float, sharex: bool = False, sharey: bool = False
+    count: int, columns: int, *, panel_height: float, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels; what is left of the last row stays empty."""
+    rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, panel_height * rows + 1.0), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
-    return figure, list(axes.ravel())
+    axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
+    for surplus in axes[count:]:
+        surplus.set_visible(False)
+    return figure, list(axes[:count])
 
 
 def line(ax: Axes, curve: Curve, bins: int, color: str, style: str, **kwargs: Any) -> None:
@@ -74,18 +78,15 @@ def bar(ax: Axes, place: int, bar: Bar, look: Look) -> None:
 
 
 def switches(ax: Axes, scene: Scene, window: tuple[float, float] | None = None) -> None:
-    low, high = window or span(scene)
     for _, at in scene.axis.switches:
         ax.axvline(at, color=FAINT, lw=0.9, ls="--", zorder=0)
-    for stage in stages(scene):
-        color = LOST if stage.forgets else "#6B7280"
+    for stage in stages(scene, window or scene.span):
+        color = LOST if stage.forgets else GREY
         if stage.forgets:
             ax.axvspan(stage.begin, stage.end, color=LOST, alpha=0.13, lw=0, zorder=0)
             ax.axvline(stage.begin, color=LOST, lw=0.9, ls="--", zorder=0)
-        begin, end = max(stage.begin, low), min(stage.end, high)
-        if begin < end:
-            ax.text((begin + end) / 2, 103, stage.name, ha="center", va="bottom",
-                    fontsize=8, color=color, clip_on=False)  # fmt: skip
+        ax.text(stage.middle, 103, stage.name, ha="center", va="bottom", fontsize=8, color=color,
+                clip_on=False)  # fmt: skip
 
 
 def accuracy_axis(ax: Axes, *, left: bool, bottom: bool, fixed: bool = True) -> None:
@@ -95,7 +96,7 @@ def accuracy_axis(ax: Axes, *, left: bool, bottom: bool, fixed: bool = True) -> 
     ax.set_xlabel("iteration [updates]" if bottom else "", fontsize=9)
     ax.tick_params(labelbottom=bottom or not fixed)
     plain(ax)
-    ax.grid(axis="y", color="#E5E7EB", lw=0.7)
+    ax.grid(axis="y", color=GRID, lw=0.7)
 
 
 def plain(ax: Axes) -> None:
@@ -105,10 +106,6 @@ def plain(ax: Axes) -> None:
         ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         ax.spines[side].set_color(FAINT)
-
-
-def span(scene: Scene) -> tuple[float, float]:
-    return 0.0, float(scene.axis.edges[-1])
 
 
 def method_handles(scene: Scene) -> list[Line2D]:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from clframe.evaluation.statistics import mean_interval
 from clframe.evaluation.trace import AccuracyTrace
+from clframe.report.captions import VIEW_TITLES
 from clframe.report.columns import BY_KEY, Column
 from clframe.report.curves import (
     Axis,
     Curve,
     bins_for,
     experience_curve,
-    forgotten_curve,
     previous_curves,
     remembered,
     shared_axis,
@@ -25,6 +25,7 @@ from clframe.report.curves import (
     window_of,
 )
 from clframe.report.groups import Group
+from clframe.report.load import Cell
 from clframe.report.style import Look
 from clframe.report.values import Values, matrix
 
@@ -33,9 +34,9 @@ BARS = ("depth", "depth_recent", "min_acc", "recovered", "recovery")
 
 
 class Zoom(NamedTuple):
-    """What happens just after a switch: the curve of each method from `first` to `last`."""
+    """What happens after a switch at `at`: the curve of each method from `first` to `last`."""
 
-    learned: int
+    title: str
     at: float
     first: float
     last: float
@@ -43,16 +44,13 @@ class Zoom(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One request on the axis, under its name."""
+    """One request on the axis, under its name; `middle` is that of what a panel shows of it."""
 
     name: str
     begin: float
     end: float
+    middle: float
     forgets: bool
-
-    @property
-    def middle(self) -> float:
-        return (self.begin + self.end) / 2
 
 
 class Bound(NamedTuple):
@@ -109,9 +107,30 @@ class Scene:
     def methods(self) -> list[str]:
         return list(self.first)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """Where a panel of the whole run begins and ends."""
+        return 0.0, float(self.axis.edges[-1])
+
+    @property
+    def views(self) -> list[str]:
+        """What there is to draw, in the order of a report."""
+        return [view for view in VIEW_TITLES if view != "relapse" or self.relapses]
+
+    @property
+    def wide_titles(self) -> tuple[str, str]:
+        """Of the overlay's two panels of the whole run."""
+        first = self.name(self.axis.positions[0]).capitalize()
+        return first, "Mean of all experiences before the current one"
+
     def name(self, position: int) -> str:
         """What was learned at a stream position, by its number in the scenario."""
-        return f"experience {self.stages.get(position, str(position)).lstrip('L')}"
+        return _experience(self.stages.get(position, str(position)))
+
+    def ticks(self, heat: Heat) -> tuple[list[str], list[str]]:
+        """What the rows and columns of R are called."""
+        rows = [self.stages.get(k, str(k)) for k in heat.rows]
+        return rows, [self.stages.get(i, str(i)).lstrip("L") for i in heat.columns]
 
 
 def build_scene(
@@ -130,7 +149,7 @@ def build_scene(
     }
     axis = shared_axis(t for traces in raw.values() for t in traces)
     longest = max((c for g in competing for c in g.cells), key=lambda c: len(c.stream))
-    forgotten = {i: at for i, at in longest.forgotten.items() if at in axis.positions}
+    names = {**{p: str(p) for p in axis.positions}, **longest.stages}
     return Scene(
         benchmark=groups[0].benchmark,
         looks=looks,
@@ -138,9 +157,9 @@ def build_scene(
         experiences={m: _experiences(traces, axis) for m, traces in raw.items()},
         first=_present({m: experience_curve(t, axis, axis.positions[0]) for m, t in raw.items()}),
         previous={m: previous_curves(t, axis) for m, t in known.items()},
-        zooms=[_zoom(known, axis, learned, at) for learned, at in axis.switches],
-        relapses=[_relapse(raw, axis, i, at) for i, at in forgotten.items()],
-        stages={**{p: str(p) for p in axis.positions}, **longest.stages},
+        zooms=[_zoom(known, axis, learned, at, names[learned]) for learned, at in axis.switches],
+        relapses=_relapses(raw, axis, longest, names),
+        stages=names,
         bounds={g.method.label: _bound(g, axis) for g in groups if g.reference},
         heats={g.method.label: _heat(g) for g in groups},
         bars=[(BY_KEY[key], _bars(key, competing, values)) for key in BARS],
@@ -149,13 +168,14 @@ def build_scene(
     )
 
 
-def stages(scene: Scene) -> list[Stage]:
-    """What was learned, or forgotten, from where to where."""
-    edges = scene.axis.edges
-    return [
-        Stage(scene.stages[k], begin, end, scene.stages[k].startswith("U"))
-        for k, begin, end in zip(scene.axis.positions, edges[:-1], edges[1:], strict=True)
-    ]
+def stages(scene: Scene, window: tuple[float, float]) -> list[Stage]:
+    """What was learned, or forgotten, from where to where, in a panel of this `window`."""
+    found, edges = [], scene.axis.edges
+    for k, begin, end in zip(scene.axis.positions, edges[:-1], edges[1:], strict=True):
+        name, first, last = scene.stages[k], max(begin, window[0]), min(end, window[1])
+        if first < last:
+            found.append(Stage(name, begin, end, (first + last) / 2, name.startswith("U")))
+    return found
 
 
 def panel_bins(scene: Scene) -> int:
@@ -176,23 +196,40 @@ def _learned(traces: Sequence[AccuracyTrace]) -> list[int]:
     return sorted({int(i) for t in traces for i in np.unique(t.eval_experience)})
 
 
+def _experience(learned: str) -> str:
+    return f"experience {learned.lstrip('L')}"
+
+
 def _present(found: Mapping[K, Curve | None]) -> dict[K, Curve]:
     return {k: c for k, c in found.items() if c is not None}
 
 
-def _zoom(known: Mapping[str, list[AccuracyTrace]], axis: Axis, learned: int, at: int) -> Zoom:
+def _zoom(
+    known: Mapping[str, list[AccuracyTrace]], axis: Axis, learned: int, at: int, name: str
+) -> Zoom:
     window = window_of(axis, learned)
     before = max(1, window // 6)
     curves = {m: switch_curve(t, axis, learned, window, before) for m, t in known.items()}
-    return Zoom(learned, at, at - before, at + window, _present(curves))
+    title = f"Switch to {name}: mean of all before"
+    return Zoom(title, at, at - before, at + window, _present(curves))
 
 
-def _relapse(raw: Mapping[str, list[AccuracyTrace]], axis: Axis, lost: int, request: int) -> Zoom:
-    """The forgotten experience `lost` from just before its request on, of each method."""
-    at = axis.edges[axis.positions.index(request)]
-    end = axis.edges[-1]
-    curves = {m: forgotten_curve(t, axis, lost, request, end) for m, t in raw.items()}
-    return Zoom(request, at, max(0, at - window_of(axis, request)), end, _present(curves))
+def _relapses(
+    raw: Mapping[str, list[AccuracyTrace]], axis: Axis, cell: Cell, names: Mapping[int, str]
+) -> list[Zoom]:
+    """Each forgotten experience from just before its request until it is learned again, if ever."""
+    found, begins = [], dict(zip(axis.positions, axis.edges, strict=False))
+    for lost, request in cell.forgotten.items():
+        if request not in begins:
+            continue
+        again = [p for p in begins if p > request and names[p] == names[lost]]
+        first = max(0, begins[request] - window_of(axis, request))
+        last = begins[again[0]] if again else axis.edges[-1]
+        curves = {m: experience_curve(t, axis, lost) for m, t in raw.items()}
+        shown = {m: c.between(first, last) for m, c in _present(curves).items()}
+        title = f"{names[request]}: {_experience(names[lost])}"
+        found.append(Zoom(title, begins[request], first, last, shown))
+    return found
 
 
 def _bound(group: Group, axis: Axis) -> Bound:

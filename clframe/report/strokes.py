@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from clframe.report.curves import Curve
 from clframe.report.scene import Bar, Scene, Stage, stages
-from clframe.report.style import FAINT, INK, LOST, Look, rgba
+from clframe.report.style import FAINT, GREY, GRID, INK, LOST, Look, rgba
 
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
 HOVER = "%{y:.1f} % after %{x:.0f} updates"
@@ -27,13 +27,13 @@ def at_place(place: int, columns: int, above: int = 0) -> tuple[int, int]:
 def grid(
     rows: int,
     columns: int,
-    titles: Mapping[str, str],
+    titles: Sequence[tuple[str, str]],
     *,
     panel: int = PANEL,
     horizontal: float = 0.05,
     **options: object,
 ) -> go.Figure:
-    """Empty panels; `titles` and their colours go to them in turn, at their upper left."""
+    """Empty panels; `titles`, each with its colour, go to them in turn, at their upper left."""
     total = rows * panel + (rows - 1) * GAP
     figure = make_subplots(
         rows=rows,
@@ -45,7 +45,7 @@ def grid(
     places = [(row, column) for row in range(1, rows + 1) for column in range(1, columns + 1)]
     panels = [at for at in places if figure.get_subplot(*at) is not None]
     notes = []
-    for at, (title, color) in zip(panels, titles.items(), strict=False):
+    for at, (title, color) in zip(panels, titles, strict=False):
         x, y = axis_names(figure, at)
         where = {"x": 0, "y": 1, "xref": f"{x} domain", "yref": f"{y} domain", "yshift": 15}
         font = {"size": 14, "color": color}
@@ -146,14 +146,19 @@ def _bar_hover(bar: Bar) -> str:
     return f"{bar.method}: %{{x:.2f}}{half}, n = {len(bar.points)}<extra></extra>"
 
 
-def mark_switches(figure: go.Figure, places: Iterable[tuple[int, int]], scene: Scene) -> None:
-    """A dashed vertical at every switch, and above it what is learned or forgotten then."""
+def mark_switches(
+    figure: go.Figure, places: Mapping[tuple[int, int], tuple[float, float]], scene: Scene
+) -> None:
+    """A dashed vertical at every switch, and above it what is learned or forgotten then.
+
+    `places` are panels, each with where it begins and ends.
+    """
     shapes, notes = list(figure.layout.shapes), list(figure.layout.annotations)
-    for at in places:
+    for at, window in places.items():
         x, y = axis_names(figure, at)
         shapes += [vertical(x, y, where, FAINT) for _, where in scene.axis.switches]
-        for stage in stages(scene):
-            color = LOST if stage.forgets else "#6B7280"
+        for stage in stages(scene, window):
+            color = LOST if stage.forgets else GREY
             if stage.forgets:
                 shapes += [vertical(x, y, stage.begin, LOST), _span(x, y, stage)]
             notes.append(
@@ -196,7 +201,7 @@ def _short(values: NDArray[np.float64]) -> NDArray[np.float32]:
 def finish(figure: go.Figure, rows: int, *, panel: int = PANEL, legend: bool = True) -> go.Figure:
     head = HEAD + 22 * _further_rows(figure) if legend else 72
     height = rows * panel + (rows - 1) * GAP + head + FOOT
-    axis: Mapping[str, object] = {"gridcolor": "#E5E7EB", "zeroline": False, "linecolor": FAINT}
+    axis: Mapping[str, object] = {"gridcolor": GRID, "zeroline": False, "linecolor": FAINT}
     figure.update_xaxes(**axis, ticks="outside", tickcolor=FAINT, title_standoff=6)
     figure.update_yaxes(**axis, title_standoff=6)
     figure.update_layout(

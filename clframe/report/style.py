@@ -16,8 +16,7 @@ PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
     "#332288", "#882255", "#999933", "#44403C",
 )  # fmt: skip
-REFERENCE = "#6B7280"
-INK, FAINT = "#1F2937", "#9CA3AF"
+INK, GREY, FAINT, GRID = "#1F2937", "#6B7280", "#9CA3AF", "#E5E7EB"
 LOST = "#B91C1C"  # forget requests
 DASHES = ("solid", "dash", "dot", "dashdot")  # plotly's names
 MATPLOTLIB_DASH = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
@@ -47,7 +46,7 @@ def looks(groups: Sequence[Group]) -> dict[str, Look]:
     for method, kind in methods.items():
         if kind is not None:
             dash, marker = ("dash", "*") if kind == "joint" else ("dot", "P")
-            found[method.label] = Look(REFERENCE, dash, marker)
+            found[method.label] = Look(GREY, dash, marker)
             continue
         place = strategies.index(method.strategy)
         turn = place // len(PALETTE) + seen[method.strategy]

@@ -31,18 +31,23 @@ def to_json(value: Any) -> str:
     return f"{text.decode()}\n"  # json's own encoder indents 20 times more slowly
 
 
-def plain(value: Any) -> Any:
-    """`value` in JSON's own types: arrays as lists, keys as strings, NaN and infinities as None."""
+def plain(value: Any, *, infinities: bool = False) -> Any:
+    """`value` in JSON's own types: arrays as lists, keys as strings, NaN and infinities as None.
+
+    With `infinities` these are "inf" and "-inf", to be told from what is undefined.
+    """
     if isinstance(value, Mapping):
-        return {str(key): plain(member) for key, member in value.items()}
+        return {str(key): plain(member, infinities=infinities) for key, member in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(member) for member in value]
+        return [plain(member, infinities=infinities) for member in value]
     if isinstance(value, float):
+        if infinities and math.isinf(value):
+            return str(value)
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
     if hasattr(value, "tolist"):  # numpy's arrays and scalars
-        return plain(value.tolist())
+        return plain(value.tolist(), infinities=infinities)
     return str(value)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from clframe.audit.evidence import gather
 from clframe.config.requests import never_forgotten, never_learned, read_requests
 from clframe.core.experience import Experience, Samples, Stream
 from clframe.data import stream as spliced_stream
 from clframe.errors import ClframeError, ConfigError
+from clframe.evaluation.order import names
 
 
 def splice(stream: Stream, requests: Any) -> Stream:
@@ -165,6 +167,28 @@ def test_what_came_several_times_is_withdrawn_everywhere(
     for i in spliced.learned:
         left = set(i.train.uid.tolist()) - set(forget.uids)
         assert bool(left) == (i.index not in forgets)
+
+
+def test_a_request_is_called_after_what_it_touches_as_in_its_audit(
+    stream: Stream, returning: Stream
+) -> None:
+    forget = [{"forget": what} for what in ({"classes": [1, 2]}, {"uids": [0, 9]}, {"tasks": [2]})]
+    for whole, order, expected in (
+        (stream, ["L0", "L1", forget[0], "L2", forget[1], forget[2]], ["U0,1", "U0,2", "U2"]),
+        (returning, ["L0", "L1", "L2", forget[2]], ["U2"]),
+        (returning, ["L0", "L1", forget[0], "L2", forget[1]], ["U0,1", "U2"]),
+    ):
+        spliced = splice(whole, order)
+        called = {i: name for i, name in names(spliced.order()).items() if name[0] == "U"}
+        assert list(called.values()) == expected
+        audited = {f.position: f.name for f in gather(spliced, 100).forgotten}
+        assert {i: called[i] for i in audited} == audited
+
+
+def test_of_a_task_it_is_called_as_it_was_written(returning: Stream) -> None:
+    """Uid 5 came with experience 1 once more."""
+    spliced = splice(returning, "L2 L0 L1 U0")
+    assert list(names(spliced.order()).values()) == ["L2", "L0", "L1", "U0"]
 
 
 def test_a_class_that_was_forgotten_may_come_and_be_forgotten_again(returning: Stream) -> None:

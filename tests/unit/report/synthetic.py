@@ -13,6 +13,7 @@ import yaml
 from clframe.config.identity import resolved, run_id
 from clframe.config.schema import RunConfig
 from clframe.evaluation.metrics import summarize
+from clframe.evaluation.trace import AccuracyTrace
 from clframe.tracking import traces
 from clframe.tracking.store import RunRecord, RunStore
 
@@ -94,12 +95,27 @@ def config(strategy: str, scenario: str, seed: int, **changes: Any) -> RunConfig
     return RunConfig.model_validate(facts | changes)
 
 
+def ordered(order: str) -> list[dict[str, Any]]:
+    """A stream as its record describes it, from words such as "L0 L1 u1 U0,1 L0"; u: of a part."""
+    stream: list[dict[str, Any]] = []
+    for index, word in enumerate(order.split()):
+        op, numbers = word[0], [int(n) for n in word[1:].split(",")]
+        last = {e["origin"]: e["index"] for e in stream if e["kind"] == "learn"}
+        row = {"index": index, "origin": numbers[0], "kind": "learn" if op == "L" else "forget"}
+        row |= {"forgets": [last[n] for n in numbers] if op == "U" else []}
+        row |= {"touches": [] if op == "L" else numbers, "eval_size": 100 * (index + 1)}
+        row["classes"] = [2 * n + i for n in numbers for i in range(1 if op == "u" else 2)]
+        stream.append(row)
+    return stream
+
+
 def write_cell(
     grid: Path,
     cfg: RunConfig,
     table: np.ndarray | None,
     lengths: Sequence[int],
     *,
+    stream: list[dict[str, Any]] | None = None,
     status: str = "done",
     error: str | None = None,
 ) -> Path:
@@ -108,12 +124,9 @@ def write_cell(
     store = RunStore(folder)
     store.write_config(resolved(cfg).model_dump())
     rho, strategy = cfg.eval.rho, cfg.strategy
-    stream: list[dict[str, Any]] = [
-        {"index": k, "kind": "learn", "forgets": [], "classes": [2 * k, 2 * k + 1]}
-        for k in range(len(lengths))
-    ]
-    for k, experience in enumerate(stream):
-        experience["eval_size"] = 100 * (k + 1)
+    stream = stream or ordered(" ".join(f"L{k}" for k in range(len(lengths))))
+    learned = {e["index"] for e in stream if e["kind"] == "learn"}
+    held = sorted(learned - {p for e in stream for p in e["forgets"]})
     record = {"id": folder.name, "grid": grid.name, "status": status, "error": error}
     record |= {"started_ms": 1, "iteration": sum(lengths), "total_iterations": sum(lengths)}
     record |= {"seconds": {"train": 3.0, "evaluate": 1.0, "other": 0.5, "total": 4.5}}
@@ -127,9 +140,12 @@ def write_cell(
     store.write_record(RunRecord.model_validate(record))
     if table is not None:
         rows = rows_of(table, lengths, boundaries=False, rho=max(rho, 1))
-        store.write_metrics(summarize(rows))
+        rows = [r for r in rows if r[2] in learned]
+        trace = AccuracyTrace(*(np.array(column) for column in zip(*rows, strict=True)))
+        store.write_metrics(summarize(trace.retained(held).rows()))
         parquet(rows, store.trace_path)
-        parquet(rows_of(table, lengths, boundaries=True), store.boundary_path)
+        ends = rows_of(table, lengths, boundaries=True)
+        parquet([r for r in ends if r[2] in learned], store.boundary_path)
     return folder
 
 

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from plotly.offline import get_plotlyjs
-from synthetic import config, parquet, rows_of, write_cell, write_grid
+from synthetic import config, ordered, parquet, write_cell, write_grid
 
 from clframe.config.identity import run_id
 from clframe.errors import ClframeError
-from clframe.evaluation.metrics import summarize
 from clframe.report import Report, build, by_column
 
 VIEWS = ("experiences", "overlay", "matrix", "gap")
@@ -174,17 +173,7 @@ def test_what_was_forgotten_leaves_the_averages(tmp_path: Path) -> None:
     table = np.full((13, 3), 0.0)
     table[:, 0] = np.linspace(0.1, 0.9, 13)
     table[:, 1] = 0.6
-    rows = [r for r in rows_of(table, [4, 4, 4], boundaries=False) if r[2] < 2]
-    folder = write_cell(tmp_path / "solo", cfg, None, [4, 4, 4])
-    kept = [(t, 0, 0, a) for t, e, i, a in rows if i == 1 and (e >= 1 or t == 0)]
-    (folder / "metrics.json").write_text(json.dumps(summarize(kept)))
-    parquet(rows, folder / "trace.parquet")
-    boundary = [r for r in rows_of(table, [4, 4, 4], boundaries=True) if r[2] < 2]
-    parquet(boundary, folder / "boundary.parquet")
-    record = json.loads((folder / "record.json").read_text())
-    stream = record["data"]["experiences"]
-    stream[2] |= {"kind": "forget", "forgets": [0]}
-    (folder / "record.json").write_text(json.dumps(record))
+    write_cell(tmp_path / "solo", cfg, table, [4, 4, 4], stream=ordered("L0 L1 U0"))
     report = build(tmp_path / "solo")
     acc = next(r for r in report.tables["metrics"] if r["metric"] == "acc")
     assert acc["mean"] == pytest.approx(60.0)

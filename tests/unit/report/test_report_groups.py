@@ -7,7 +7,7 @@ from typing import Any
 
 from clframe.report.groups import Method, Naming
 from clframe.report.load import Cell
-from clframe.report.style import DASHES, PALETTE, REFERENCE, looks
+from clframe.report.style import DASHES, GREY, PALETTE, looks
 
 
 def cell(name: str, strategy: str, scenario: str = "split", seed: int = 0, **rest: Any) -> Cell:
@@ -103,7 +103,7 @@ def test_a_strategy_keeps_its_colour_and_its_variants_differ_by_dash() -> None:
     cells += [cell(f"v{b}", "variant", batch_size=b) for b in (16, 32, 48, 64, 80, 96)]
     cells.append(cell("j", "joint"))
     found = looks(Naming.of(cells).groups(cells))
-    assert found["joint"].color == REFERENCE
+    assert found["joint"].color == GREY
     first, second = (found[f"variant, batch_size={b}"] for b in (16, 32))
     assert first.color == second.color
     assert first.dash != second.dash

@@ -28,3 +28,12 @@ def test_json_is_that_of_the_plain_value() -> None:
     assert json.loads(text) == plain(AWKWARD)
     assert text.endswith("}\n") and '\n "tiny": [\n' in text and "ü" in text
     assert json.loads(text)["infinite"] == [None] * 4
+
+
+def test_infinities_may_be_told_from_what_is_undefined() -> None:
+    asked, usual = plain(AWKWARD, infinities=True), plain(AWKWARD)
+    assert asked.pop("infinite") == ["inf", "-inf", None, "inf"]
+    assert usual.pop("infinite") == [None] * 4 and asked == usual
+    nested = {"a": (np.array([math.inf, 1.0]), {2: -math.inf})}
+    text = json.dumps(plain(nested, infinities=True), allow_nan=False)
+    assert json.loads(text) == {"a": [["inf", 1.0], {"2": "-inf"}]}
