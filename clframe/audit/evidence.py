@@ -19,6 +19,7 @@ from clframe.core.experience import Experience, Samples, Stream
 from clframe.core.rng import generator
 from clframe.core.strategy import Strategy
 from clframe.evaluation.bank import stratified
+from clframe.evaluation.order import called
 
 CHUNK = 500
 
@@ -133,7 +134,7 @@ class _Collection:
         tests = {i: self.lost_test(request, i) for i in lost}
         return Forgotten(
             request.index,
-            "U" + ",".join(map(str, sorted({self.exps[i].origin for i in lost}))),
+            called("U", request.touches),
             [self.part(i, s, "train") for i, s in lost.items()],
             [self.part(i, s, "test") for i, s in tests.items() if len(s)],
             [self.part(i, s, "train") for i, s in before.items()],

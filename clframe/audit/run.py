@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import time
 from collections import defaultdict
@@ -15,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from clframe.audit import attacks
@@ -26,7 +24,7 @@ from clframe.config.grid import load_grid
 from clframe.config.identity import run_id
 from clframe.config.schema import RunConfig
 from clframe.errors import ClframeError, ConfigError, DataError
-from clframe.tracking.files import replace_file
+from clframe.tracking.files import plain, replace_file
 from clframe.tracking.store import RunStore
 
 FEWEST = 3  # pairs of shadow models from which there is a number at all, with a warning
@@ -67,7 +65,9 @@ def audit(folder: Path, workers: int = 1) -> int:
 
 
 def _write(folder: Path, found: Mapping[str, Any]) -> None:
-    replace_file(RunStore(folder).audit_path, json.dumps(_plain(found), allow_nan=False))
+    replace_file(
+        RunStore(folder).audit_path, json.dumps(plain(found, infinities=True), allow_nan=False)
+    )
 
 
 def _cases(folder: Path, cells: Sequence[RunConfig]) -> tuple[list[Case], list[str]]:
@@ -159,25 +159,12 @@ def _judge_all(cases: Sequence[Case], how: Audit) -> Iterator[Verdict]:
         found: dict[str, Any] | str
         try:
             bench = bench or Bench(case, how)
-            found = _plain(judge(case, bench))
+            found = plain(judge(case, bench), infinities=True)
         except ClframeError as error:
             found = str(error)
         except Exception as error:  # models are other people's code: the other runs go on
             found = f"{type(error).__name__}: {error}"
         yield case, found, time.perf_counter() - begun
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: an infinite number is text, one that is undefined is null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def _compare_shadows(cases: Sequence[Case]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from clframe.evaluation.order import called
 from clframe.evaluation.timeline import mean_present
 from clframe.report.groups import Group
 from clframe.report.load import Cell
@@ -55,8 +56,7 @@ def requests_table(groups: Sequence[Group]) -> Table:
         for cell in group.cells:
             behaviour = cell.metrics.get("unlearning") or {}
             for i, row in enumerate(behaviour.get("rows", ())):
-                tasks = (str(behaviour["tasks"][k]) for k in row["tasks"])
-                name = row["op"] + ",".join(tasks)
+                name = called(row["op"], [behaviour["tasks"][k] for k in row["tasks"]])
                 found.setdefault((i, row["position"], name), []).append((cell, row))
         for (i, position, name), pairs in sorted(found.items()):
             keys = ("retain_accuracy", "forget_accuracy", "signed_spill", "peak_relapse")
