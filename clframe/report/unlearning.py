@@ -83,7 +83,7 @@ def _spread(numbers: Sequence[float | Limit | None], figure: Figure) -> Record:
     """Over seeds; of numbers that are limits the median alone, with its bound."""
     found = [x if isinstance(x, Limit) else Limit(x) for x in numbers if x is not None]
     known, bounded = [x.value for x in found], any(x.bound for x in found)
-    spread = len(known) > 1 and not (bounded or figure.shared or math.inf in known)
+    spread = len(known) > 1 and figure.spread and not (bounded or math.inf in known)
     middle = middle_of(found)
     return {
         "n": len(known),
@@ -124,7 +124,8 @@ def shown(record: Record, figure: Figure) -> str:
         return record["note"] or NONE
 
     def digits(value: float) -> str:
-        return "∞" if math.isinf(value) else f"{value:.{figure.places}f}"
+        exact = round(value, figure.places) + 0.0  # no zero is negative
+        return "∞" if math.isinf(value) else f"{exact:.{figure.places}f}"
 
     limits = record["mean"] is None
     text = digits(record["median"] if limits else record["mean"])

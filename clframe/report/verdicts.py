@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from statistics import median_low
 from typing import Any, NamedTuple
 
 from clframe.evaluation.timeline import mean, mean_present
@@ -32,8 +31,8 @@ Number = Callable[[Facts], float | None]
 class Figure:
     """One number of a cell.
 
-    worst: which end of the seeds is the bad one. shared: the seeds have it together, so that it has
-    no spread. page: shown in the report, not in its CSV alone. note: what is shown in its place.
+    worst: which end of the seeds is the bad one. spread: it has one over seeds. page: shown in the
+    report, not in its CSV alone. note: what is shown in its place.
     """
 
     key: str
@@ -42,7 +41,7 @@ class Figure:
     of: Callable[[Facts], float | Limit | None]
     worst: Callable[[Iterable[float]], float] | None = None
     places: int = 1
-    shared: bool = False
+    spread: bool = True
     page: bool = True
     note: Callable[[Sequence[Facts]], str] = lambda found: ""
 
@@ -153,17 +152,20 @@ def _overdone(facts: Facts) -> float | None:
 
 
 def _relearn(facts: Facts) -> Limit | None:
-    """The (lower) median anamnesis index of the requests that have one and are not void."""
+    """The median anamnesis index of the requests that have one and are not void."""
     requests = [r for r in facts["audit"].get("requests", ()) if not r["void"]]
     times = [t for r in requests if (t := r["times"].get(MARGIN)) and t["value"] is not None]
     return middle_of([Limit(t["value"], t["bound"]) for t in times])
 
 
 def middle_of(limits: Sequence[Limit]) -> Limit | None:
-    """The lower median; a bound is just beside its value."""
+    """The median, with a bound just beside its value; the lower one where two do not average."""
     order = {"<": -1, "": 0, ">": 1}
-    ranked = [(limit.value, order[limit.bound], limit) for limit in limits]
-    return median_low(ranked)[2] if ranked else None
+    ranked = sorted(limits, key=lambda limit: (limit.value, order[limit.bound]))
+    if not ranked:
+        return None
+    low, high = ranked[(len(ranked) - 1) // 2], ranked[len(ranked) // 2]
+    return low if low.bound or high.bound else Limit((low.value + high.value) / 2)
 
 
 def _farthest(values: Iterable[float]) -> float:
@@ -211,7 +213,7 @@ def _distances(
     floor, ratio = "the same between two retrained models", "the same over its floor"
     yield Figure(key, head, of, _audited(*path, "value"), max, 3, page=page)
     yield Figure(f"{key}_floor", f"{head} floor", floor, _audited(*path, "floor"), None, 3,
-                 shared=True, page=page)  # fmt: skip
+                 spread=False, page=page)  # fmt: skip
     yield Figure(f"{key}_ratio", f"{head} / floor", ratio, _audited(*path, "ratio"), max, 2,
                  page=False)  # fmt: skip
 
@@ -226,7 +228,7 @@ FIGURES = (
     Figure("ra_r", "RA(r)", "of the retrained model, %", _accuracy("retrained", "retain_test")),
     Figure("ra_gap", "RA − RA(r)", "their difference, points", _gap("retain_test"), min),
     Figure("ra_floor", "RA(r) floor", "by how much two retrained models differ there, points",
-           _accuracy_floor("retain_test"), shared=True, page=False),
+           _accuracy_floor("retain_test"), spread=False, page=False),
     Figure("worst", "worst held", "the held experience that is known least, %", _worst_held, min),
     Figure("gain", "AG", "RA minus that of the run never asked, points",
            _audited("gain", scale=100), min),
@@ -237,9 +239,9 @@ FIGURES = (
     Figure("fa_gap", "FA − FA(r)", "their difference, points: 0 is the aim", _gap("forget_test"),
            note=_void),
     Figure("fa_floor", "FA(r) floor", "by how much two retrained models differ there, points",
-           _accuracy_floor("forget_test"), shared=True, note=_void),
+           _accuracy_floor("forget_test"), spread=False, note=_void),
     Figure("over", "over-forgets", "share of seeds with FA under FA(r) by more than the floor",
-           _overdone, max, 2, note=_void),
+           _overdone, None, 1, spread=False, note=_void),
     Figure("fa_chance", "FA − c", "FA minus chance, points", _above_chance, note=_void),
     Figure("fa_train", "FA train", "accuracy on what is forgotten (its training data), %",
            _accuracy("unlearned", "forget_train"), max, page=False, note=_void),
@@ -275,9 +277,9 @@ FIGURES = (
     *_attacks("entropy", "entropy", "entropy"),
     *_attacks("loss", "loss AUC", "loss"),
     Figure("lira", "U-LiRA", "per-example attack (0.5: nothing)", _audited("lira", "score"), None,
-           3, shared=True),
+           3, spread=False),
     Figure("lira_pairs", "U-LiRA pairs", "a headline takes 17", _audited("lira", "detail",
-           "num_pairs"), None, 0, shared=True),
+           "num_pairs"), None, 0, spread=False),
     Figure("ain", "AIN", "relearn time over the retrained model's: 1 is the aim, below 1 remembers",
            _relearn, _farthest, 2),
     Figure("probe", "probe", "accuracy of a linear probe over the retrained model's, points",
@@ -292,7 +294,7 @@ FIGURES = (
     Figure("past", "earlier samples", "not handed over, that they could be drawn from",
            _audited("cost", "past_samples"), None, 0),
     Figure("given", "forget data", "whether requests hand over what they withdraw",
-           _audited("cost", "data_handed_over"), None, 0, note=_given),
+           _audited("cost", "data_handed_over"), None, 0, page=False, note=_given),
     Figure("memory", "memory, kB", "what the run keeps of earlier samples at its end",
            _audited("cost", "memory_bytes", scale=1e-3), None, 0, page=False),
 )  # fmt: skip

@@ -369,7 +369,8 @@ def test_methods_stand_beside_each_other(group: MakeGroup) -> None:
     assert whole.title == "toy: unlearning" and list(whole.head) == ["", "a", "b", "what"]
     assert row_of(whole, "RA ↑") == ["80.0 ± 0.0 (80.0)", "80.0 (80.0)"]
     assert row_of(whole, "JS floor") == ["0.100", "0.100"], "one number, whatever the seeds"
-    assert row_of(whole, "forget data") == ["yes", "yes"]
+    table = unlearning_table([a])
+    assert records(table, "a")["given"]["note"] == "yes" and records(table, "a")["given"]["n"] == 2
     assert row_of(whole, "FA − FA(r)") == ["35.0 ± 14.1", "25.0"]
     assert row_of(whole, "spill") == ["−20.0 ± 0.0 (−20.0)", "−20.0 (−20.0)"]
     assert row_of(whole, "JS") == ["0.200 ± 0.000 (0.200)", "0.200 (0.200)"]
