@@ -18,12 +18,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXT = "\n".join(d.read_text() for d in DOCUMENTS)
+DOCUMENTS = {d.name: d for d in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n".join(d.read_text() for d in DOCUMENTS.values())
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.M | re.S)
+def blocks(language: str, document: str | None = None) -> list[str]:
+    """The examples of one document, or of all."""
+    text = DOCUMENTS[document].read_text() if document else TEXT
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
 def commands() -> list[str]:
@@ -85,19 +87,41 @@ def test_every_clframe_verb_in_the_prose_exists() -> None:
         assert done.returncode == 0, verb
 
 
+def test_every_yaml_example_has_a_test() -> None:
+    assert [name for name in DOCUMENTS if blocks("yaml", name)] == ["README.md", "unlearning.md"]
+
+
 def test_the_grid_example(home: Path) -> None:
-    example, _ = blocks("yaml")
+    (example,) = blocks("yaml", "README.md")
     (home / "example.yaml").write_text(example)
     out = clframe(["grid", "example.yaml", "--dry-run"], home)
     assert "7 cells" in out
 
 
-def test_the_requests_example(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, example = blocks("yaml")
-    (home / "example.yaml").write_text(example)
-    words = "strategy=replay scenario=split_digits epochs=1 options.split_digits.val_share=0.1"
-    requests = yaml.safe_load(example)["requests"]
-    clframe(["run", *words.split(), f"requests={json.dumps(requests)}"], home)
+def test_the_requests_example(home: Path) -> None:
+    """What it withdraws is gone: class 2 from the memory, uids 90 and 91 from what is learned."""
+    from clframe.engine import resume
+    from tests.contract.building import build
+    from tests.contract.harness import without
+
+    (example,) = blocks("yaml", "unlearning.md")
+    requests = json.dumps(yaml.safe_load(example)["requests"])
+    order = "options.split_digits.order=[0,1,2,3,8,9,5,7,4,6]"  # both uids are in experience 3
+    words = ["strategy=replay", "scenario=split_digits", "epochs=1", order, f"requests={requests}"]
+    folder = Path(clframe(["run", *words], home).splitlines()[-1])
+    record = json.loads((folder / "record.json").read_text())
+    rows, plain = record["data"]["experiences"], build("split_digits", None, order).experiences
+    assert [r["kind"] for r in rows] == ["learn", "learn", "forget", "learn", "learn"]
+    two = plain[1].train.uid[plain[1].train.y == 2].tolist()
+    others = plain[1].train.uid[plain[1].train.y != 2].tolist()
+    assert rows[2]["classes"] == [2]
+    assert rows[2]["train_sha256"] == without(plain[1], others).train.digest(), "handed over"
+    assert {90, 91} <= set(plain[3].train.uid.tolist())
+    assert rows[4]["train_size"] == record["spent"][4]["samples"] == len(plain[3].train) - 2
+    assert rows[4]["train_sha256"] == without(plain[3], [90, 91]).train.digest()
+    state = resume.load(folder / "last.ckpt")["strategy"]
+    held = set(state["memory.column_uid"].tolist())
+    assert held & set(others) and not held & {90, 91, *two}
 
 
 def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
