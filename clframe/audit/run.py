@@ -52,6 +52,12 @@ def audit(folder: Path, workers: int = 1) -> int:
     for case in due:
         RunStore(case.folder).audit_path.unlink(missing_ok=True)
     print(f"audit: {len(cases)} runs, {len(due)} to judge")
+    alone = sum(len(case.peers) < 2 for case in cases)
+    if alone:
+        print(
+            f"no noise floor for {alone} of them: no other seed has met the same data; run more "
+            "seeds, and give the scenario one of its own (options.<scenario>.seed=0)"
+        )
     failed = len(missing)
     for number, (case, found, seconds) in enumerate(_judged(due, spec.audit, workers), 1):
         if isinstance(found, str):

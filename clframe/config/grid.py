@@ -208,14 +208,14 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
     """The grid in a file, changed by `key=value` words; nothing is expanded yet.
 
     A word for `strategy`, `scenario`, `seed` or any key that is an axis replaces that axis, `name`
-    renames the grid, and every other word is laid on the base. Of included entries with axes of
-    their own, `strategy` and `scenario` choose among what is there; other axes are replaced. What
-    an included entry sets itself gives way to a word too.
+    renames the grid, `audit` and `audit.<key>` say how it is judged, and every other word is laid
+    on the base. Of included entries with axes of their own, `strategy` and `scenario` choose among
+    what is there; other axes are replaced. What an included entry sets itself gives way to a word
+    too.
     """
     path = Path(path)
     raw, where = read_yaml(path), shown(path)
-    problems = list(shape_problems(raw, where))
-    fail(problems)
+    fail(shape_problems(raw, where))
     run_yaml, base = defaults()
     origin = {k: (shown(run_yaml), k) for k in flat(base)} if run_yaml else {}
     for key, value in flat(raw.get("base") or {}).items():
@@ -226,7 +226,9 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
     options = raw.get("options") or {}
     includes = [with_lists(entry) for entry in raw.get("include") or []]
     origin |= {f"options.{k}": (where, f"options.{k}") for k in flat(options)}
-    for key, value in overrides(words).items():
+    given = overrides(words)
+    asked = {key: given.pop(key) for key in list(given) if key.split(".")[0] == "audit"}
+    for key, value in given.items():
         origin[key] = (COMMAND_LINE, key)
         if key == "name":
             name = value
@@ -238,8 +240,7 @@ def load_grid(path: Path | str, words: Sequence[str] = ()) -> GridSpec:
         else:
             put(base, key, value)
         includes = [replaced(entry, key, [value]) for entry in includes]
-    excludes = raw.get("exclude") or []
-    audit = audit_of(raw, where)
+    excludes, audit = raw.get("exclude") or [], audit_of(raw.get("audit"), asked, where)
     spec = GridSpec(name, base, axes, includes, excludes, options, audit, where, origin)
     fail(name_problems(spec))
     return spec

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from clframe.config.companions import Audit
 from clframe.config.narrow import Changes
 from clframe.config.problems import Problem, fail, from_validation, unknown_key
-from clframe.config.read import flat
+from clframe.config.read import COMMAND_LINE, flat
 from clframe.config.schema import keys
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ PARTS = ("name", "base", "axes", "include", "exclude", "options", "audit")
 RESERVED = ("solo", "artifacts")  # folders of runs/ that are no grids
 
 
-def audit_of(raw: dict[str, Any], where: str) -> Audit | None:
-    """What a grid file says of judging unlearning; None where it says nothing."""
-    given = raw.get("audit")
+def audit_of(given: Any, words: dict[str, Any], where: str) -> Audit | None:
+    """How unlearning is judged by a grid file's `audit`, changed by words; None is not at all."""
+    for key, value in words.items():
+        part, where = key.removeprefix("audit").removeprefix("."), COMMAND_LINE
+        given = (given if isinstance(given, dict) else {}) | {part: value} if part else value
     if given is None or given is False:
         return None
     given = {} if given is True else given

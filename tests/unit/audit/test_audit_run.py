@@ -6,39 +6,24 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
-from clframe.audit import agreement, attacks
 from clframe.audit import run as audit_run
 from clframe.audit.bench import Bench, Case
-from clframe.audit.evidence import Evidence, Part, answers, gather
-from clframe.audit.judge import judge as judge_with
 from clframe.audit.run import audit
-from clframe.config.companions import Audit, retrained, unasked
+from clframe.config.companions import Audit
 from clframe.config.grid import load_grid
-from clframe.config.identity import run_id, to_yaml
-from clframe.config.load import load_run
-from clframe.config.requests import never_learned, read_requests
-from clframe.config.schema import RunConfig
-from clframe.core.experience import Experience, Samples, Stream
-from clframe.data.stream import splice
-from clframe.engine.build import make_stream
-from clframe.engine.load import load_run as model
-from clframe.engine.run import run_cell
+from clframe.config.identity import run_id
 from clframe.errors import ConfigError
 from clframe.grid.runner import run_grid
 from clframe.report import Report, build
 from clframe.report.load import load_grid as read
-from clframe.tracking.store import RunRecord, RunStore
-from tests.conftest import small_words
+from clframe.tracking.store import RunStore
 
 GRID = """
 name: gone
@@ -56,10 +41,6 @@ options:
 audit: {samples: 60, relearn_steps: 3, recovery: [1], attack_samples: 30}
 """
 SMALL = Audit(samples=60, relearn_steps=3, recovery=[1], attack_samples=30)
-
-
-def judge(case: Case) -> dict[str, Any]:
-    return judge_with(case, Bench(case, SMALL))
 
 
 @pytest.fixture(scope="module")
@@ -350,284 +331,3 @@ def test_a_companion_that_is_not_done_is_told_of_in_the_report(grid: Path) -> No
     lost = folder_of(grid, "replay", 0, "L1 L2")
     RunStore(lost).update_record(status="failed")
     assert read(grid).warnings == (f"a run that the audit needs is failed: {lost.name}",)
-
-
-# -- models ----------------------------------------------------------------------------------
-
-
-def test_a_model_is_no_distance_from_itself(judged: tuple[Path, str, Report]) -> None:
-    grid = judged[0]
-    folder = folder_of(grid, "replay", 0, "L0 L1 U0 L2")
-    cfg = load_grid(grid / "grid.yaml").cells()[0]
-    assert run_id(cfg) == folder.name
-    found = judge(Case(cfg, folder, folder, folder, (folder, folder)))
-    for split in ("forget_test", "retain_test"):
-        readings = found["agreement"][split]
-        for name in ("kl", "js", "total_variation", "activation_distance", "disagreement"):
-            assert readings[name] == {"value": 0.0, "floor": 0.0, "ratio": None}, name
-        for name in ("euclidean", "manhattan", "cosine"):
-            assert readings[name]["value"] == 0.0, name
-        assert readings["cka"]["value"] == pytest.approx(0, abs=1e-9)
-    assert found["gain"] == 0.0
-    assert len(set(map(str, found["by_task"].values()))) == 1
-    for scores in found["attacks"].values():
-        assert scores["unlearned"] == scores["retrained"] == scores["unasked"]
-    (request,) = found["requests"]
-    assert request["curves"]["unlearned"] == request["curves"]["retrained"]
-    for time in request["times"].values():
-        assert time["value"] in (None, 1.0)
-    assert found["confidence"]["unlearned"] == found["confidence"]["retrained"]
-
-
-SPLIT = "options.split_digits"
-PAIRS = tuple(f"{SPLIT}.{w}" for w in ("setting=task", "base=2", "increment=2", "experiences=5"))
-
-
-def test_members_are_what_a_model_has_learned(
-    judged: tuple[Path, str, Report], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid, seen = judged[0], list[set[int]]()
-    real = attacks.run_attacks
-
-    def spy(given: attacks.Sets, **how: Any) -> Any:
-        seen.append(set(given.retain_train.task.tolist()))
-        return real(given, **how)
-
-    monkeypatch.setattr(attacks, "run_attacks", spy)
-    folder = folder_of(grid, "replay", 0, "L0 L1 U0 L2")
-    cfg = load_grid(grid / "grid.yaml").cells()[0]
-    judge(Case(cfg, folder, folder, folder, (folder,)))
-    assert sorted(map(sorted, seen)) == [[1], *[[1, 2]] * 3], "2 was learned after the request"
-
-
-def trained(folder: Path, *words: str) -> Case:
-    """A run and its companions, trained in this process."""
-    base = ("epochs=4", "optim.lr=0.2", "copies=true", *words)
-    cfg = load_run(small_words(*base, "options.split_digits.seed=0"))
-    places = []
-    for name, one in (("own", cfg), ("retrained", retrained(cfg)), ("unasked", unasked(cfg))):
-        store = RunStore(folder / name)
-        store.folder.mkdir()
-        store.config_path.write_text(to_yaml(one))
-        store.write_record(RunRecord(id=run_id(one), grid="test", started_ms=1_000_000))
-        assert run_cell(store.folder) == 0, store.read_record().error
-        places.append(store.folder)
-    return Case(cfg, *places, (places[1],))
-
-
-def test_classes_of_which_nothing_is_held_are_left_out_of_distances(tmp_path: Path) -> None:
-    """Of the classes 0 to 9, one request takes 1 and 2: two models are compared by the others."""
-    requests = "requests=[L0, L1, {forget: {classes: [1, 2]}}, L2]"
-    case = trained(tmp_path, "strategy=discard+replay", requests)
-    found = judge(case)
-    evidence = gather(make_stream(case.cfg), SMALL.samples)
-    assert evidence.emptied == (1, 2)
-    both = (model(case.folder), model(case.retrained))
-    ours, theirs = (answers(m, evidence.retain_test, evidence).p for m in both)
-    assert (ours[:, [1, 2]] == 0).all() and (theirs[:, [1, 2]] > 0).any()
-    held = np.isin(np.arange(10), (1, 2), invert=True)
-    expected = agreement.js(ours, theirs, held)
-    assert found["agreement"]["retain_test"]["js"]["value"] == pytest.approx(expected)
-    (request,) = found["requests"]
-    assert request["name"] == "U0" and found["by_task"]["unlearned"]["forget_test"] == {0: 0.0}
-
-
-def test_so_are_they_where_not_every_class_was_learned(tmp_path: Path) -> None:
-    case = trained(tmp_path, "strategy=replay", "requests=L1 L2 U1")
-    found = judge(case)
-    evidence = gather(make_stream(case.cfg), SMALL.samples)
-    assert evidence.emptied == (4, 5, 6) and evidence.retain_test[0].classes == tuple(range(4, 10))
-    both = (model(case.folder), model(case.retrained))
-    ours, theirs = (answers(m, evidence.retain_test, evidence).p for m in both)
-    expected = agreement.js(ours, theirs, [False] * 3 + [True] * 3)
-    assert found["agreement"]["retain_test"]["js"]["value"] == pytest.approx(expected)
-
-
-def test_tasks_with_outputs_of_their_own_forgotten_together(tmp_path: Path) -> None:
-    requests = "requests=[L0, L1, L2, {forget: {tasks: [0, 1]}}]"
-    case = trained(tmp_path, "strategy=replay", requests, *PAIRS)
-    (request,) = judge(case)["requests"]
-    assert request["name"] == "U0,1" and len(request["curves"]["unlearned"]) == 4
-
-
-def test_tasks_of_unequal_size(tmp_path: Path) -> None:
-    words = ("options.split_digits.setting=task", "requests=L0 L1 U0 L2")
-    found = judge(trained(tmp_path, "strategy=replay", *words))
-    assert found["attacks"]["svc_probabilities"].keys() >= {"unlearned", "retrained", "before"}
-
-
-def test_tasks_with_outputs_of_their_own(tmp_path: Path) -> None:
-    """Closed outputs are all alike: a uniform answer, of which the first class is the guess."""
-    case = trained(tmp_path, "strategy=discard+replay", "requests=L0 L1 U0 L2", *PAIRS)
-    found = judge(case)
-    assert found["agreement"]["forget_test"]["uniformity"]["value"] == pytest.approx(1)
-    assert found["by_task"]["unlearned"]["forget_test"] == {0: pytest.approx(0.5, abs=0.1)}
-
-
-def test_a_run_that_forgot_nothing_in_the_end_has_nothing_to_judge(tmp_path: Path) -> None:
-    assert judge(trained(tmp_path, "strategy=replay", "requests=L0 L1 U0 L0")) == {}
-
-
-def test_single_samples_are_judged_by_their_own(tmp_path: Path) -> None:
-    uids = make_stream(load_run(small_words("strategy=replay"))).experiences[0].train.uid
-    some = ", ".join(map(str, uids[:9].tolist()))
-    requests = f"requests=[L0, L1, {{forget: {{uids: [{some}]}}}}, L2]"
-    case = trained(tmp_path, "strategy=relabel+replay", "forget_data=true", requests)
-    found = judge(case)
-    assert len(found["confidence"]["unlearned"]) == 9
-    assert found["cost"]["updates"] == 50 and found["cost"]["data_handed_over"]
-    assert "unlearning" not in RunStore(case.folder).read_metrics()
-
-
-def test_a_relearned_task_is_not_asked_about(tmp_path: Path) -> None:
-    case = trained(tmp_path, "strategy=replay", "requests=L0 L1 U0 U1 L0")
-    found = judge(case)
-    assert [r["name"] for r in found["requests"]] == ["U1"]
-
-
-# -- evidence --------------------------------------------------------------------------------
-
-
-def samples(y: Sequence[int], first: int, task: int = 0) -> Samples:
-    n = len(y)
-    uid = torch.arange(first, first + n)
-    return Samples(uid.float()[:, None], torch.tensor(y), torch.full((n,), task), uid)
-
-
-def stream_of(setting: str = "class") -> Stream:
-    """Three experiences of two classes; training uids 0-3, 4-7, 8-11, test uids 100, 101, ..."""
-    exps = tuple(
-        Experience(
-            e, "learn", (e,), (2 * e, 2 * e + 1),
-            samples([2 * e, 2 * e + 1] * 2, 4 * e), samples([2 * e, 2 * e + 1], 100 + 2 * e),
-            origin=e,
-        )
-        for e in range(3)
-    )  # fmt: skip
-    return Stream("toy", exps, 6, setting, tuple(range(6)))  # type: ignore[arg-type]
-
-
-def asked(requests: Any, setting: str = "class", limit: int = 99) -> Any:
-    return gather(splice(stream_of(setting), read_requests(requests)), limit)
-
-
-def uids(parts: Sequence[Part]) -> list[int]:
-    return sorted(u for p in parts for u in p.samples.uid.tolist())
-
-
-def test_evidence_of_a_whole_task() -> None:
-    found = asked("L0 L1 U0 L2")
-    (lost,) = found.forgotten
-    assert (lost.position, lost.name) == (2, "U0")
-    assert uids(found.forget_train) == [0, 1, 2, 3] and uids(found.forget_test) == [100, 101]
-    assert uids(found.retain_train) == [*range(4, 12)]
-    assert uids(found.retain_test) == [102, 103, 104, 105]
-    assert found.emptied == (0, 1) and not found.by_task
-    assert {p.classes for p in (*found.forget_test, *found.retain_test)} == {tuple(range(6))}
-    assert [p.origin for p in found.retain_train] == [1, 2]
-    assert [e.train.uid.tolist() for e in lost.exps] == [[0, 1, 2, 3]]
-    assert uids(lost.held_train) == [4, 5, 6, 7] and uids(lost.held_test) == [102, 103]
-
-
-def test_evidence_of_tasks_with_outputs_of_their_own() -> None:
-    found = asked("L0 L1 U0 L2", "task")
-    assert found.by_task
-    assert [p.classes for p in found.forget_test] == [(0, 1)]
-    assert [p.classes for p in found.retain_test] == [(2, 3), (4, 5)]
-
-
-def test_evidence_of_a_class() -> None:
-    found = asked(["L0", "L1", {"forget": {"classes": [1]}}, "L2"])
-    assert found.forgotten[0].name == "U0" and found.emptied == (1,)
-    assert uids(found.forget_train) == [1, 3] and uids(found.forget_test) == [101]
-    assert uids(found.retain_train) == [0, 2, *range(4, 12)]
-    assert uids(found.retain_test) == [100, 102, 103, 104, 105]
-
-
-def test_evidence_of_single_samples() -> None:
-    found = asked(["L0", "L1", {"forget": {"uids": [1, 6]}}, "L2"])
-    assert found.forgotten[0].name == "U0,1" and found.emptied == ()
-    assert uids(found.forget_train) == [1, 6]
-    assert uids(found.retain_train) == [u for u in range(12) if u not in (1, 6)]
-    tests = uids(found.forget_test), uids(found.retain_test)
-    assert sorted([*tests[0], *tests[1]]) == [*range(100, 106)], "none of them in both"
-    assert [len(p.samples) for p in found.forget_test] == [1, 1] and {104, 105} <= set(tests[1])
-    (lost,) = found.forgotten
-    assert uids(lost.held_train) == [0, 2, 3, 4, 5, 7], "experiences touched are held all the same"
-    assert not set(uids(lost.held_test)) & set(tests[0])
-
-
-def test_a_class_forgotten_sample_by_sample_is_not_held() -> None:
-    found = asked(["L0", {"forget": {"uids": [1]}}, {"forget": {"uids": [3]}}, "L1"])
-    assert found.emptied == (1,)
-    assert [uids(f.train) for f in found.forgotten] == [[1], [3]]
-    assert uids(found.forget_test) == [100, 101] and uids(found.retain_test) == [102, 103]
-
-
-def test_classes_forgotten_one_by_one_are_tested_on_one_by_one() -> None:
-    requests = ["L0", "L1", {"forget": {"classes": [0]}}, {"forget": {"classes": [1]}}]
-    first, second = asked(requests).forgotten
-    assert (uids(first.test), uids(second.test)) == ([100], [101])
-    assert uids(asked(requests).forget_test) == [100, 101]
-    assert uids(second.held_test) == [102, 103] and uids(first.held_test) == [101, 102, 103]
-
-
-def test_what_was_learned_again_is_held() -> None:
-    found = asked("L0 L1 U0 L0 U1")
-    assert [f.name for f in found.forgotten] == ["U1"]
-    assert uids(found.retain_train) == [0, 1, 2, 3] and uids(found.retain_test) == [100, 101]
-    assert found.emptied == (2, 3)
-
-
-def test_what_is_learned_again_in_part_is_forgotten_in_part() -> None:
-    requests = ["L0", "L1", "U0", {"learn": 0, "without": [{"uids": [2]}]}]
-    found = asked(requests)
-    assert uids(found.forget_train) == [2] and uids(found.retain_train) == [0, 1, 3, 4, 5, 6, 7]
-
-
-def test_the_retrained_model_saw_nothing_that_was_withdrawn() -> None:
-    """Of experiences 0 and 1 the second has sample 3 as well; forgetting 0 withdraws it there."""
-    plain = stream_of()
-    first, second, third = plain.experiences
-    both = Samples.cat([Samples(*first.train.take(torch.tensor([3]))), second.train])
-    shared = replace(plain, experiences=(first, replace(second, train=both), third))
-    given = read_requests("L0 L1 U0 L2")
-    assert given is not None
-    gone = {u for e in splice(shared, given) if e.kind == "forget" for u in e.uids}
-    learned = splice(shared, never_learned(given))
-    assert gone == {0, 1, 2, 3}
-    assert not gone & {u for e in learned for u in e.train.uid.tolist()}
-
-
-def test_what_was_forgotten_twice_is_asked_about_once() -> None:
-    found = asked("L0 L1 U0 L0 U0")
-    assert uids(found.forget_train) == [0, 1, 2, 3] and uids(found.forget_test) == [100, 101]
-
-
-def test_a_limit_takes_the_same_samples_of_every_seed_and_method() -> None:
-    found, again = asked("L0 L1 U0 L2", limit=2), asked("L0 L1 L2 U0", limit=2)
-    assert [len(p.samples) for p in found.retain_train] == [2, 2]
-    assert {p.origin: uids([p]) for p in found.retain_train} == {
-        p.origin: uids([p]) for p in again.retain_train
-    }
-    assert uids(found.forget_train) == uids(again.forget_train)
-    assert sorted(found.forget_train[0].samples.y.tolist()) == [0, 1], "of each class as many"
-
-
-def test_answers_are_distributions_over_the_classes_of_the_part(tmp_path: Path) -> None:
-    cfg: RunConfig = load_run(small_words("strategy=fine_tune", "requests=L0 L1 L2"))
-    store = RunStore(tmp_path / "one")
-    store.folder.mkdir()
-    store.config_path.write_text(to_yaml(cfg))
-    store.write_record(RunRecord(id=run_id(cfg), grid="test", started_ms=1_000_000))
-    assert run_cell(store.folder) == 0
-    stream = make_stream(cfg)
-    parts = [Part(e.origin, e.eval, e.classes) for e in stream]
-    evidence = Evidence([], parts, parts, (), False)
-    found = answers(model(store.folder), parts, evidence)
-    assert found.p.dtype == np.float64 and found.p.shape == (sum(len(e.eval) for e in stream), 4)
-    assert np.allclose(found.p.sum(1), 1) and (found.p[found.task != 0][:, 3] == 0).all()
-    truth = np.concatenate([e.eval.y.numpy() - min(e.classes) for e in stream])
-    assert (found.y == truth).all()
-    alone = answers(model(store.folder), parts[1:2], evidence)
-    assert (alone.p == found.p[found.task == 1]).all()

@@ -138,6 +138,19 @@ def test_each_method_is_judged_by_its_base_retrained_and_unasked(folder: Path) -
     assert not spec.notices
 
 
+def test_the_command_line_changes_what_is_judged(folder: Path) -> None:
+    path = folder / "grid.yaml"
+    path.write_text(asked("{samples: 5, relearn_steps: 7}"))
+    spec = load_grid(path, ["audit.samples=6", "audit.recovery=[2]"])
+    assert spec.audit == Audit(samples=6, relearn_steps=7, recovery=[2])
+    assert load_grid(path, ["audit=false"]).audit is None
+    path.write_text(asked("false"))
+    assert load_grid(path, ["audit=true"]).audit == Audit()
+    assert load_grid(path, ["audit.samples=6"]).audit == Audit(samples=6)
+    with pytest.raises(ClframeError, match=r"command line: audit.sampels = 3.*'samples'"):
+        load_grid(path, ["audit.sampels=3"])
+
+
 def test_cells_are_what_they_are_without_an_audit(folder: Path) -> None:
     plain = list(map(run_id, grid(folder, asked("false")).cells()))
     assert list(map(run_id, grid(folder).cells())) == plain
