@@ -122,6 +122,8 @@ def test_each_model_stands_where_it_belongs(tmp_path: Path) -> None:
     for name in ("unlearned", "retrained", "before"):
         assert recovery[name] == lesson.after(models[name], SMALL.relearn_steps, 1), name
     assert len({tuple(curve) for curve in curves.values()}) > 2, "else none could be mistaken"
+    ends = {name: lesson.after(models[name], SMALL.relearn_steps, 1) for name in curves}
+    assert ends != {name: curve[-1] for name, curve in curves.items()}, "one image is fewer"
     spent = {f: sum(r["seconds"] for r in RunStore(f).read_record().spent)
              for f in (case.folder, case.retrained)}  # fmt: skip
     cost = found["cost"]

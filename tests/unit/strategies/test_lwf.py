@@ -182,8 +182,8 @@ def test_a_resume_inside_an_experience_brings_the_teacher_back() -> None:
     [
         ("alpha", -1.0, "0 or more"),
         ("alpha", float("nan"), "0 or more"),
-        ("temperature", 0.0, "above 0"),
-        ("temperature", -2.0, "above 0"),
+        ("temperature", 0.0, "more than 0"),
+        ("temperature", -2.0, "more than 0"),
     ],
 )
 def test_bad_options_name_themselves(option: str, value: object, hint: str) -> None:

@@ -81,22 +81,22 @@ def test_outputs_of_a_growing_head_count_as_zero_until_they_open(name: str) -> N
 @pytest.mark.parametrize(
     ("name", "option", "value", "hint"),
     [
-        ("replay", "capacity", 0, "at least 1"),
+        ("replay", "capacity", 0, "1 or more"),
         ("replay", "replay_size", 0, "1 or more"),
         ("replay", "variant", "joint", "concat, sum"),
         ("replay", "beta", -0.5, "0 or more"),
         ("replay", "policy", "fifo", "reservoir, class_balanced"),
-        ("er_ace", "capacity", -1, "at least 1"),
+        ("er_ace", "capacity", -1, "1 or more"),
         ("er_ace", "replay_size", -2, "1 or more"),
         ("er_ace", "mask", "seen", "clean, reference, present"),
         ("der", "alpha", -1.0, "0 or more"),
         ("der", "alpha", float("nan"), "0 or more"),
         ("der", "replay_size", 0, "1 or more"),
-        ("der", "capacity", 0, "at least 1"),
+        ("der", "capacity", 0, "1 or more"),
         ("derpp", "alpha", -1.0, "0 or more"),
         ("derpp", "beta", -1.0, "0 or more"),
         ("derpp", "replay_size", 0, "1 or more"),
-        ("derpp", "capacity", 0, "at least 1"),
+        ("derpp", "capacity", 0, "1 or more"),
     ],
 )
 def test_bad_options_name_themselves(name: str, option: str, value: object, hint: str) -> None:
