@@ -160,6 +160,8 @@ class PowerLaw(Wrapper):
     def attach(self, net: Net, info: StreamInfo) -> None:
         super().attach(net, info)
         self.seed = shared_rng("power_law").initial_seed()
+        if self.over == "data" and self.reference == "joint":
+            raise self._chosen_already()
         if self.over == "memory":
             buffers = [m for m in self.base.modules() if isinstance(m, ReplayBuffer)]
             if not buffers:
@@ -178,15 +180,18 @@ class PowerLaw(Wrapper):
         if self.over == "memory" or exp.kind == "forget":
             return own
         if own is not None:
-            raise ConfigError(
-                f"over: 'data' cannot add to what {type(self.base).__name__} has chosen to train "
-                "on; wrap a strategy that trains on what comes, as fine_tune or replay."
-            )
+            raise self._chosen_already()
         size = len(exp.train)
         self._plan = [*self.law.counts(size, self._lags(len(past)), self.rounding), size]
         parts = [self._draw(old, exp, n) for old, n in zip(past, self._plan[:-1], strict=True)]
         parts = [part for part in parts if len(part)]
         return Samples.cat([*parts, exp.train]) if parts else None
+
+    def _chosen_already(self) -> ConfigError:
+        return ConfigError(
+            f"over: 'data' cannot add to what {type(self.base).__name__} has chosen to train on; "
+            "wrap a strategy that trains on what comes, as fine_tune or replay."
+        )
 
     def _lags(self, phase: int) -> list[int]:
         """The lag of each earlier experience, oldest first."""

@@ -121,6 +121,8 @@ def _expected(detail: ErrorDetails, key: str) -> str:
     if kind == "extra_forbidden":
         known = [*keys(Request), "forget.file"] if key.startswith("requests[") else None
         return unknown_key(key.rpartition("].")[2], known)
+    if kind == "dict_type" and key.startswith("options."):
+        return f"options go by plug-in, as in {key.replace('options.', 'options.PLUGIN.', 1)}=VALUE"
     if kind in TYPES:
         many = isinstance(detail["input"], list) and not kind.startswith("list")
         return f"expected {TYPES[kind]}" + ("; to try several, vary it in a grid's axes" * many)

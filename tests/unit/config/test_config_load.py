@@ -91,7 +91,10 @@ def test_nothing_is_imported(project: Path) -> None:
         ("requests=[{lern: 0}]", "requests[0].lern = 0: unknown key. Did you mean 'learn'?"),
         ("requests=[{learn: 0, data: true}]", "data belongs to a forget request"),
         ("requests=[{forget: {tasks: []}}]", "expected exactly one non-empty list"),
-        ("options.memory=3", "options.memory = 3: expected a mapping"),
+        (
+            "options.memory=3",
+            "options.memory = 3: options go by plug-in, as in options.PLUGIN.memory=",
+        ),
         ("lr=0.1", "lr = 0.1: unknown key. Did you mean 'optim.lr'?"),
         ("optim.lrr=0.1", "optim.lrr = 0.1: unknown key. Did you mean 'optim.lr'?"),
         ("bacth_size=3", "unknown key. Did you mean 'batch_size'?"),

@@ -456,7 +456,11 @@ def test_a_base_without_memory_has_nothing_to_weigh() -> None:
         build("power_law+fine_tune", 2, over="memory")
 
 
-def test_a_base_that_chooses_its_data_is_refused() -> None:
-    strategy, stream = build("power_law+joint", 2), learned(2)
-    with pytest.raises(ConfigError, match=r"^over: 'data' cannot add to what Joint has chosen"):
+def test_a_base_that_chooses_its_data_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = r"^over: 'data' cannot add to what \w+ has chosen to train on; wrap"
+    with pytest.raises(ConfigError, match=refusal):
+        build("power_law+joint", 2)
+    strategy, stream = build("power_law+fine_tune", 2), learned(2)
+    monkeypatch.setattr(strategy.base, "data", lambda exp, past: exp.train)
+    with pytest.raises(ConfigError, match=refusal):
         strategy.data(stream[1], stream[:1])
