@@ -9,7 +9,7 @@ from clframe.config.requests import Request, never_forgotten, never_learned
 from clframe.config.resolve import resolve_options
 from clframe.config.schema import RunConfig
 
-SEEDS = 3  # retrained models at least, for the distance between two of them: the noise floor
+SEEDS = 3  # retrained models that a noise floor should be from: the distance between two
 
 
 class Audit(Part):

@@ -194,9 +194,8 @@ class GridSpec:
         if not asked:
             self.notices.append("audit: no cell has a forget request, so there is nothing to judge")
         elif seeds < SEEDS:
-            self.notices.append(
-                f"audit: {seeds} seed(s); a noise floor takes {SEEDS}, and an interval more"
-            )
+            floor = "no noise floor" if seeds == 1 else "a noise floor from a single pair"
+            self.notices.append(f"audit: {seeds} seed(s): {floor}; run {SEEDS} or more")
 
     def _explain_excludes(self, hits: list[int]) -> None:
         for entry, count in zip(self.exclude, hits, strict=True):

@@ -127,6 +127,10 @@ def _check_chain(found: list[Choice]) -> None:
                 f"{name!r} is not a wrapper, so nothing can stand after it.\n"
                 f"Only the last name of a chain is a strategy: {sound + '+' * bool(sound)}{name}."
             )
+    plugins = [c.plugin.name for c in found]
+    for name, plugin in zip(names, plugins, strict=True):
+        if plugins.count(plugin) > 1:
+            raise PluginError(f"{name!r} wraps twice, by the same options.\nLeave one of them out.")
 
 
 def check_plugins(data: Mapping[str, Any], locate: Locate) -> list[Problem]:

@@ -30,7 +30,7 @@ def splice(stream: Stream, requests: Sequence[Request] | None) -> Stream:
     held: dict[int, Tensor] = {}  # by position: which rows of its training data are still held
     for i, request in enumerate(requests):
         if request.forget is not None:
-            made.append(_forget(made, held, request.forget, bool(request.data), f"requests[{i}]"))
+            made.append(_forget(stream, made, held, request, f"requests[{i}]"))
             continue
         learned = _learn(stream, made, held, request, f"requests[{i}]")
         if len(learned.train):
@@ -68,10 +68,12 @@ def _learn(
 
 
 def _forget(
-    made: Sequence[Experience], held: dict[int, Tensor], named: Forget, data: bool, at: str
+    stream: Stream, made: Sequence[Experience], held: dict[int, Tensor], request: Request, at: str
 ) -> Experience:
+    named = request.forget
+    assert named is not None
     column = {i: _column(made[i], named.names) for i in held}
-    _all_held(column, held, named, at)
+    _check_held(stream, column, held, named, at)
     wanted = torch.tensor(named.values)
     found = [made[i].train.uid[torch.isin(column[i], wanted) & rows] for i, rows in held.items()]
     uids = torch.cat(found)  # of samples that may also have come with experiences not named
@@ -86,7 +88,7 @@ def _forget(
         kind="forget",
         tasks=tuple(samples.task.unique().tolist()),
         classes=tuple(samples.y.unique().tolist()),
-        train=samples if data else nothing,
+        train=samples if request.data else nothing,
         eval=nothing,
         origin=made[min(gone)].origin,
         forgets=tuple(i for i in gone if not held[i].any()),
@@ -124,17 +126,28 @@ def _column(exp: Experience, names: str) -> Tensor:
     return exp.train.y if names == "classes" else exp.train.uid
 
 
-def _all_held(column: dict[int, Tensor], held: dict[int, Tensor], named: Forget, at: str) -> None:
-    learned = {v for values in column.values() for v in values.unique().tolist()}
-    left = {v for i, values in column.items() for v in values[held[i]].unique().tolist()}
-    for value in named.values:
-        if value not in left:
-            what = "was forgotten before" if value in learned else "has not been learned by then"
-            raise ConfigError(
-                f"{at}: {named.names} {value} {what}. "
-                + (f"What can be forgotten there: {_list(left)}." if left else "Learn first.")
-                + (f" Did you mean {_closest(value, left)}?" if left else "")
-            )
+def _check_held(
+    stream: Stream, column: dict[int, Tensor], held: dict[int, Tensor], named: Forget, at: str
+) -> None:
+    """Raise ConfigError where what is `named` is not held."""
+    left = _values(values[held[i]] for i, values in column.items())
+    missing = [v for v in named.values if v not in left]
+    if not missing:
+        return
+    learned, every = _values(column.values()), _values(_column(e, named.names) for e in stream)
+    told = {
+        "forgotten before": [v for v in missing if v in learned],
+        "not learned by then": [v for v in missing if v in every - learned],
+        "nowhere in the scenario": [v for v in missing if v not in every],
+    }
+    reasons = "; ".join(f"{named.names} {_list(v)}: {why}" for why, v in told.items() if v)
+    can = f"What can be forgotten there: {_list(left)}." if left else "Learn first."
+    near = f" Did you mean {_closest(missing[0], left)}?" if left and named.names != "uids" else ""
+    raise ConfigError(f"{at}: {reasons}. {can}{near}")
+
+
+def _values(columns: Iterable[Tensor]) -> set[int]:
+    return {v for column in columns for v in column.unique().tolist()}
 
 
 def _closest(given: int, known: Iterable[int]) -> int:

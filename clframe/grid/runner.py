@@ -193,7 +193,8 @@ def _run(
                 with closing(engine.run(list(find), resources)) as ended:
                     for outcome in ended:
                         outcomes.append(outcome)
-                        display.end(outcome)
+                        if label != SOLO or outcome.rc != BAD_INPUT:  # which is told as an error
+                            display.end(outcome)
         except KeyboardInterrupt:
             return outcomes, INTERRUPTED
     return outcomes, 0

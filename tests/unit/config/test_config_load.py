@@ -268,12 +268,13 @@ def test_a_preset_with_mistakes(project: Path) -> None:
         ("memory+outer", "'outer' is a wrapper and needs .*\nWrite outer+memory."),
         ("memory+plain", "'memory' is not a wrapper, so nothing can stand after it"),
         ("outer+", "empty name"),
+        ("outer+outer+memory", "'outer' wraps twice"),
     ],
 )
 def test_chains(project: Path, chain: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected.replace("+", r"\+")):
         load_run([f"strategy={chain}", "scenario=toy"])
-    assert load_run(["strategy=outer+outer+memory", "scenario=toy"])
+    assert load_run(["strategy=outer+memory", "scenario=toy"])
 
 
 def test_requests_in_either_form(project: Path) -> None:

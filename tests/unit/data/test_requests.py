@@ -196,9 +196,9 @@ def test_a_class_that_was_forgotten_may_come_and_be_forgotten_again(returning: S
     spliced = splice(returning, ["L0", forget, "L1", "L2", forget])
     assert [e.uids for e in spliced if e.kind == "forget"] == [(0, 1, 2, 3)] * 2
     assert spliced.experiences[3].train is returning.experiences[2].train
-    with pytest.raises(ConfigError, match=r"classes 0 was forgotten before.*there: 1, 2"):
+    with pytest.raises(ConfigError, match=r"classes 0: forgotten before.*there: 1, 2"):
         splice(returning, ["L0", "L1", forget, forget])
-    with pytest.raises(ConfigError, match=r"uids 5 was forgotten before"):
+    with pytest.raises(ConfigError, match=r"uids 5: forgotten before"):
         splice(returning, ["L0", "L1", {"forget": {"tasks": [0]}}, {"forget": {"uids": [5]}}])
 
 
@@ -208,11 +208,11 @@ def test_a_class_that_was_forgotten_may_come_and_be_forgotten_again(returning: S
         ("L3", ["experience 3", "has 0, 1, 2", "Did you mean 2?"]),
         ("L0 L0", ["experience 0 was learned before", "Still to learn: 1, 2"]),
         ("L0 L1 L2 L1", ["All have been learned"]),
-        ("F0", ["tasks 0 has not been learned by then", "Learn first"]),
-        ("L0 F1 L1", ["requests[1]", "tasks 1 has not been learned by then", "Did you mean 0?"]),
-        ("L0 L1 F0 F0", ["tasks 0 was forgotten before", "Did you mean 1?"]),
-        (["L0", {"forget": {"classes": [5]}}], ["classes 5 has not", "there: 0, 1", "mean 1?"]),
-        (["L0", {"forget": {"uids": [0, 9]}}], ["uids 9 has not", "0, 1, 2, 3"]),
+        ("F0", ["tasks 0: not learned by then", "Learn first"]),
+        ("L0 F1 L1", ["requests[1]", "tasks 1: not learned by then", "Did you mean 0?"]),
+        ("L0 L1 F0 F0", ["tasks 0: forgotten before", "Did you mean 1?"]),
+        (["L0", {"forget": {"classes": [5]}}], ["classes 5: not learned", "there: 0, 1", "1?"]),
+        (["L0", {"forget": {"uids": [0, 9, 99]}}], ["uids 9: not learned", "uids 99: nowhere"]),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_answered_with_what_would_work(
