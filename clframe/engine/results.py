@@ -61,11 +61,11 @@ def finish(store: RunStore, stream: Stream, reference: str | None) -> None:
 def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
     """`summarize` of the trace, with what belongs to boundaries from the full test sets."""
     tables = store.read_trace(primary), store.read_boundary(primary)
-    traces = [AccuracyTrace.from_columns(columns(t), primary).retained(kept) for t in tables]
+    traces = [AccuracyTrace.from_columns(columns(t), primary) for t in tables]
     if not kept:  # everything has been forgotten
         return {"n_experiences": 0}
     sizes = sizes_of(store.read_record().data, kept)
-    dense, full = (summarize(t.rows(), sizes=sizes) for t in traces)
+    dense, full = (summarize(t.rows(), kept=kept, sizes=sizes) for t in traces)
     return {k: v if k in FROM_TRACE else full[k] for k, v in dense.items()}
 
 

@@ -15,10 +15,9 @@ from clframe.evaluation.timeline import Floats, Timeline, defined, mean, mean_pr
 
 def continual(line: Timeline, windows: Sequence[int], betas: Sequence[int]) -> dict[str, Any]:
     """All keys of continual evaluation but `gap`; Any because they nest lists and dicts."""
-    num, first = line.num_experiences, int(line.starts[0])
-    matrix = line.matrix()
-    acc = [mean(row[: k + 1]) for k, row in enumerate(matrix)]
-    forg = [mean(_drops(matrix, k)) for k in range(num)]
+    first, matrix = int(line.starts[0]), line.matrix()
+    acc = [mean(row[:n]) for row, n in zip(matrix, line.seen, strict=True)]
+    forg = [mean(_drops(line, matrix, s)) for s in range(line.num_stages)]
     minima = _running_minima(line)
     min_acc, wc_acc = _min_acc(line, minima), _wc_acc(line, minima)
     at = line.stops - 1 - first
@@ -50,20 +49,20 @@ def anytime(line: Timeline) -> Floats:
     """Mean accuracy over the experiences seen so far, at every evaluated iteration >= 1."""
     first = int(line.starts[0])
     total = np.zeros(len(line.iterations) - first)
-    for i, start in enumerate(line.starts - first):
+    for i, start in enumerate(line.starts[line.own] - first):
         total[start:] += line.accuracy[i, first + start :]
-    return total / (line.learning[first:] + 1)
+    return total / line.seen[line.at[first:]]
 
 
-def _drops(matrix: list[list[float | None]], k: int) -> list[float | None]:
-    """R[i,i] - R[k,i] for each i < k; all of them seen, so none is missing."""
-    pairs = ((matrix[i][i], matrix[k][i]) for i in range(k))
+def _drops(line: Timeline, matrix: list[list[float | None]], s: int) -> list[float | None]:
+    """How far each i learnt before stage s lies below R[own of i, i]; none of them is missing."""
+    pairs = ((matrix[line.own[i]][i], matrix[s][i]) for i in range(line.past[s]))
     return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def _running_minima(line: Timeline) -> list[Floats]:
-    """m_i over the evaluations strictly after experience i, for each i < K-1."""
-    return [np.minimum.accumulate(line.after(i)) for i in range(line.num_experiences - 1)]
+    """m_i over the evaluations strictly after experience i, for each but one learnt last."""
+    return [np.minimum.accumulate(line.after(i)) for i in range(line.past[-1])]
 
 
 def _min_acc(line: Timeline, minima: list[Floats]) -> Floats:
@@ -71,20 +70,22 @@ def _min_acc(line: Timeline, minima: list[Floats]) -> Floats:
     first = int(line.starts[0])
     total = np.zeros(len(line.iterations) - first)
     for i, lowest in enumerate(minima):
-        total[line.stops[i] - first :] += lowest
+        total[line.stops[line.own[i]] - first :] += lowest
     begin = line.stops[0] - first
     total[:begin] = np.nan
-    total[begin:] /= line.learning[first + begin :]
+    total[begin:] /= line.past[line.at[first + begin :]]
     return total
 
 
 def _wc_acc(line: Timeline, minima: list[Floats]) -> Floats:
-    """The learnt task's accuracy and the minima of the earlier ones, each weighing 1/(k+1)."""
+    """The learnt task's accuracy, if any, and the minima of the earlier ones, weighing alike."""
     first = int(line.starts[0])
-    total = np.concatenate([line.while_learnt(k) for k in range(line.num_experiences)])
+    total = np.zeros(len(line.iterations) - first)
+    for i, s in enumerate(line.own):
+        total[line.starts[s] - first : line.stops[s] - first] = line.while_learnt(i)
     for i, lowest in enumerate(minima):
-        total[line.stops[i] - first :] += lowest
-    return total / (line.learning[first:] + 1)
+        total[line.stops[line.own[i]] - first :] += lowest
+    return total / line.seen[line.at[first:]]
 
 
 def _windowed(
@@ -117,10 +118,11 @@ def _trailing_max(series: Floats, window: int) -> Floats:
 
 def _lca_agem(line: Timeline, beta: int) -> float | None:
     """Mean accuracy on k, 0..beta updates after the previous boundary; every cell must exist."""
-    begins = [0, *line.boundaries.tolist()[:-1]]
+    ends = line.boundaries.tolist()
     cells = []
-    for k, begin in enumerate(begins):
-        if begin + beta > line.boundaries[k]:
+    for k, s in enumerate(line.own.tolist()):
+        begin = ends[s - 1] if s else 0
+        if begin + beta > ends[s]:
             return None
         wanted = np.arange(begin, begin + beta + 1)
         found = np.searchsorted(line.iterations, wanted)

@@ -15,14 +15,15 @@ _AVERAGED = ("depth", "depth_rel", "regain", "area", "area_norm", "time_to_min")
 
 
 def gap(line: Timeline) -> dict[str, Any] | None:
-    """Each old task's dip at each switch, and means over them; None for a single experience."""
-    num = line.num_experiences
-    if num == 1:
+    """Each old task's dip at each switch, and means over them; None for a single stage."""
+    if line.num_stages == 1:
         return None
-    by_switch = [_dips(line, k) for k in range(num - 1)]
+    by_switch = [_dips(line, s) for s in range(line.num_stages - 1)]
     dips = [dip for old in by_switch for dip in old]
     recent = [old[-1] for old in by_switch]
-    names = (f"{k}->{k + 1}|{i}" for k in range(num - 1) for i in range(k + 1))
+    places = line.stages.tolist()
+    switches = zip(places, places[1:], line.seen, strict=False)
+    names = (f"{a}->{b}|{i}" for a, b, n in switches for i in line.experiences[:n])
     block: dict[str, Any] = {"pairs": dict(zip(names, dips, strict=True))}
     for name in _AVERAGED:
         block[f"{name}_mean"] = mean(dip[name] for dip in dips)
@@ -31,13 +32,13 @@ def gap(line: Timeline) -> dict[str, Any] | None:
     return block | _recovery(dip["recovery_time"] for dip in dips)
 
 
-def _dips(line: Timeline, k: int) -> list[dict[str, Any]]:
-    """What learning k+1 does to each task up to k; `refs` are their accuracies just before."""
-    window = slice(line.starts[k + 1], line.stops[k + 1])
-    curves, times = line.accuracy[: k + 1, window], line.iterations[window]
-    switch, refs = line.boundaries[k], line.accuracy[: k + 1, line.stops[k] - 1]
+def _dips(line: Timeline, s: int) -> list[dict[str, Any]]:
+    """What stage s+1 does to each task learnt by then; `refs` are their accuracies just before."""
+    old, window = slice(line.seen[s]), slice(line.starts[s + 1], line.stops[s + 1])
+    curves, times = line.accuracy[old, window], line.iterations[window]
+    switch, refs = line.boundaries[s], line.accuracy[old, line.stops[s] - 1]
     lowest = curves.argmin(1)
-    lows = curves[np.arange(k + 1), lowest]
+    lows = curves[np.arange(len(curves)), lowest]
     falls = np.maximum(0.0, refs[:, None] - curves) * np.diff(times, prepend=switch)
     columns = {
         "depth": (refs - lows).tolist(),

@@ -9,6 +9,7 @@ from clframe.evaluation.continual import continual
 from clframe.evaluation.gap import gap
 from clframe.evaluation.lifelong import lifelong
 from clframe.evaluation.standard import (
+    at_own,
     forgetting_ratio,
     intransigence,
     pooled,
@@ -26,6 +27,7 @@ _WINDOWS, _BETAS = (10, 100), (10,)
 def summarize(
     rows: Rows,
     *,
+    kept: Iterable[int] | None = None,
     joint_prefix: Sequence[float | None] | None = None,
     joint_all: Sequence[float | None] | None = None,
     independent: Sequence[float | None] | None = None,
@@ -37,12 +39,19 @@ def summarize(
 
     `rows` are (iteration, train_experience, eval_experience, accuracy) in any order, or an array
     with these columns. Leave rows out where a model cannot be asked (experiences to come under a
-    growing or masked head): what needs them is then None. The references are accuracies on each
+    growing or masked head): what needs them is then None.
+
+    `kept` are the stream positions of the experiences that count, where a stream has requests: what
+    else it learns or forgets is a stage too, with a boundary and a row of R, but none of them is
+    learnt in it. What is before the first of them is left out. It adds `stages` and `kept`, the
+    stream positions of R's rows and columns; references and sizes are then of `kept`.
+
+    The references are accuracies on each
     experience k: of joint training on 0..k, of joint training on all, of training on k alone; each
     adds its own keys; so do `sizes`, the test samples of each experience, which pool what others
     average over experiences. Windows 10 and 100 and beta 10 are always among those returned.
     """
-    line = read(rows)
+    line = read(rows, kept)
     matrix, initial, num = line.matrix(), line.initial(), line.num_experiences
     result: dict[str, Any] = {
         "n_experiences": num,
@@ -54,14 +63,16 @@ def summarize(
         "gap": gap(line),
         **standard(line),
     }
+    if kept is not None:
+        result |= {"stages": line.stages.tolist(), "kept": line.experiences.tolist()}
     if sizes is not None:
-        result |= pooled(matrix, _counted("sizes", sizes, num))
+        result |= pooled(line, _counted("sizes", sizes, num))
     if joint_prefix is not None:
         cells = _reference("joint_prefix", joint_prefix, num)
-        result["intransigence"] = intransigence(matrix, cells)
+        result["intransigence"] = intransigence(at_own(line), cells)
     if independent is not None:
         cells = _reference("independent", independent, num)
-        result["fwt_vs_independent"] = transfer_over_independent(matrix, cells)
+        result["fwt_vs_independent"] = transfer_over_independent(at_own(line), cells)
     if joint_all is not None:
         cells = _reference("joint_all", joint_all, num)
         result["forgetting_ratio"] = forgetting_ratio(matrix, initial, cells)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from clframe.evaluation.continual import anytime
-from clframe.evaluation.timeline import Timeline, mean
+from clframe.evaluation.timeline import Timeline, defined, mean
 
 Cells = Sequence[float | None]
 Matrix = Sequence[Cells]
@@ -14,35 +16,47 @@ Matrix = Sequence[Cells]
 
 def standard(line: Timeline) -> dict[str, Any]:
     """The keys that need no reference run; Any because some are lists."""
-    matrix, initial, num = line.matrix(), line.initial(), line.num_experiences
-    own = [matrix[k][k] for k in range(num)]
-    change = mean(_minus(matrix[k][i], own[i]) for k in range(num) for i in range(k))
-    transfer = [_minus(matrix[i - 1][i], initial[i]) for i in range(1, num)]
+    matrix, initial, own = line.matrix(), line.initial(), at_own(line)
+    past = [range(n) for n in line.past]
+    old = past[-1]  # of these, what came after their learning is known
+    change = mean(
+        _minus(row[i], own[i]) for row, few in zip(matrix, past, strict=True) for i in few
+    )
+    transfer = [_minus(matrix[s - 1][i], initial[i]) for i, s in enumerate(line.own) if i]
+    seen = [row[:n] for row, n in zip(matrix, line.seen, strict=True)]
+    unseen = [row[n:] for row, n in zip(matrix, line.seen, strict=True)]
     return {
         "avg_anytime_acc": float(anytime(line).mean()),
-        "avg_incremental_acc": mean(mean(row[: k + 1]) for k, row in enumerate(matrix)),
+        "avg_incremental_acc": mean(mean(row) for row in seen),
         "learning_acc": mean(own),
-        "lower_triangle_acc": mean(matrix[k][i] for k in range(num) for i in range(k + 1)),
+        "lower_triangle_acc": mean(a for row in seen for a in row),
         "stream_acc_by_boundary": [mean(row) for row in matrix],
-        "bwt": mean(_minus(matrix[-1][i], own[i]) for i in range(num - 1)),
+        "bwt": mean(_minus(matrix[-1][i], own[i]) for i in old),
         "bwt_triangular": change,
         "remembering": None if change is None else 1 - abs(min(change, 0.0)),
         "positive_bwt": None if change is None else max(change, 0.0),
-        "forgetting_chaudhry": mean(_forgetting(matrix, i, num - 1) for i in range(num - 1)),
-        "forgetting_incl_final": mean(_forgetting(matrix, i, num) for i in range(num - 1)),
+        "forgetting_chaudhry": mean(_forgetting(matrix[line.own[i] : -1], i, matrix) for i in old),
+        "forgetting_incl_final": mean(_forgetting(matrix[line.own[i] :], i, matrix) for i in old),
         "fwt_per_task": transfer,
         "fwt": mean(transfer),
-        "fwt_triangular": mean(matrix[k][i] for k in range(num) for i in range(k + 1, num)),
+        "fwt_triangular": mean(a for row in unseen for a in row),
     }
 
 
-def pooled(matrix: Matrix, sizes: Sequence[int]) -> dict[str, Any]:
+def at_own(line: Timeline) -> list[float | None]:
+    """Accuracy on each experience when it had just been learnt."""
+    ends = line.stops[line.own] - 1
+    return [defined(a) for a in line.accuracy[np.arange(line.num_experiences), ends].tolist()]
+
+
+def pooled(line: Timeline, sizes: Sequence[int]) -> dict[str, Any]:
     """Accuracy on the samples of everything seen, where others are means over experiences.
 
     sizes: the test samples of each experience. It is what papers with a large first experience
     report, as their average incremental accuracy.
     """
-    found = [_pooled(row[: k + 1], sizes[: k + 1]) for k, row in enumerate(matrix)]
+    rows = zip(line.matrix(), line.seen, strict=True)
+    found = [_pooled(row[:n], sizes[:n]) for row, n in rows]
     return {
         "pooled_acc_by_boundary": found,
         "pooled_acc_final": found[-1],
@@ -55,15 +69,15 @@ def _pooled(row: Cells, sizes: Sequence[int]) -> float | None:
     return None if right is None else right * len(row) / sum(sizes)
 
 
-def intransigence(matrix: Matrix, joint_prefix: Cells) -> float | None:
+def intransigence(own: Cells, joint_prefix: Cells) -> float | None:
     """How far learning each experience stays below joint training on everything up to it."""
-    return mean(_minus(joint, matrix[k][k]) for k, joint in enumerate(joint_prefix))
+    return mean(_minus(joint, a) for joint, a in zip(joint_prefix, own, strict=True))
 
 
-def transfer_over_independent(matrix: Matrix, independent: Cells) -> float | None:
+def transfer_over_independent(own: Cells, independent: Cells) -> float | None:
     """How far learning each later experience lies above a model trained on it alone."""
-    pairs = list(enumerate(independent))[1:]
-    return mean(_minus(matrix[k][k], alone) for k, alone in pairs)
+    pairs = zip(own[1:], independent[1:], strict=True)
+    return mean(_minus(a, alone) for a, alone in pairs)
 
 
 def forgetting_ratio(matrix: Matrix, initial: Cells, joint_all: Cells) -> float | None:
@@ -76,9 +90,9 @@ def forgetting_ratio(matrix: Matrix, initial: Cells, joint_all: Cells) -> float 
     return None if kept_on_average is None else kept_on_average - 1
 
 
-def _forgetting(matrix: Matrix, i: int, stop: int) -> float | None:
-    """Best accuracy on i at the boundaries i..stop-1, minus the final one."""
-    past = [value for row in matrix[i:stop] if (value := row[i]) is not None]
+def _forgetting(rows: Matrix, i: int, matrix: Matrix) -> float | None:
+    """Best accuracy on i among `rows`, minus the final one."""
+    past = [value for row in rows if (value := row[i]) is not None]
     return _minus(max(past), matrix[-1][i])
 
 

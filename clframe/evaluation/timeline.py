@@ -24,27 +24,47 @@ class TraceError(ClframeError):
 
 @dataclass(frozen=True)
 class Timeline:
-    """Evaluations in time order: K experiences, N evaluated iterations.
+    """Evaluations in time order: K experiences, N evaluated iterations in S >= K stages.
 
-    iterations, learning: [N], the update count and the experience being learnt then.
+    A stage learns one of the K, or, where only some experiences count, something else.
+    iterations, at: [N], the update count and the stage it is in.
     accuracy: [K, N], NaN where an experience was not evaluated.
-    starts, stops: [K], the positions in [0, N) that experience k was learnt at; t=0 is in none.
+    starts, stops: [S], the positions in [0, N) that are in a stage; t=0 is in none.
+    own: [K], the stage in which an experience is learnt; own[0] is 0.
+    stages, experiences: [S] and [K], their positions in the stream.
     """
 
     iterations: Ints
-    learning: Ints
+    at: Ints
     accuracy: Floats
     starts: Ints
     stops: Ints
+    own: Ints
+    stages: Ints
+    experiences: Ints
 
     @property
     def num_experiences(self) -> int:
+        return len(self.own)
+
+    @property
+    def num_stages(self) -> int:
         return len(self.starts)
 
     @property
     def boundaries(self) -> Ints:
-        """[K]: the last evaluated iteration of each experience."""
+        """[S]: the last evaluated iteration of each stage."""
         return self.iterations[self.stops - 1]
+
+    @property
+    def seen(self) -> Ints:
+        """[S]: how many experiences have been learnt by the end of a stage."""
+        return np.searchsorted(self.own, np.arange(self.num_stages), side="right")
+
+    @property
+    def past(self) -> Ints:
+        """[S]: how many experiences were learnt before a stage."""
+        return np.searchsorted(self.own, np.arange(self.num_stages), side="left")
 
     def initial(self) -> list[float | None]:
         """Accuracy of the untouched model on each experience."""
@@ -53,24 +73,24 @@ class Timeline:
         return [defined(value) for value in self.accuracy[:, 0].tolist()]
 
     def matrix(self) -> list[list[float | None]]:
-        """R[k][i]: accuracy on i at the boundary of k."""
+        """R[s][i]: accuracy on i at the end of stage s."""
         rows = self.accuracy[:, self.stops - 1].T
         cells = rows.astype(object)
         cells[np.isnan(rows)] = None
         return cells.tolist()  # type: ignore[no-any-return]
 
     def while_seen(self, i: int) -> Floats:
-        """Evaluations of i from its own experience on; of 0 also the one at t=0, if present."""
+        """Evaluations of i from its own stage on; of 0 also the one at t=0, if present."""
         untouched = i == 0 and self.starts[0] == 1 and not math.isnan(self.accuracy[0, 0])
-        return self.accuracy[i, 0 if untouched else self.starts[i] :]
+        return self.accuracy[i, 0 if untouched else self.starts[self.own[i]] :]
 
     def while_learnt(self, i: int) -> Floats:
-        """Evaluations of i at the updates of its own experience."""
-        return self.accuracy[i, self.starts[i] : self.stops[i]]
+        """Evaluations of i at the updates of its own stage."""
+        return self.accuracy[i, self.starts[self.own[i]] : self.stops[self.own[i]]]
 
     def after(self, i: int) -> Floats:
-        """Evaluations of i once its own experience is over."""
-        return self.accuracy[i, self.stops[i] :]
+        """Evaluations of i once its own stage is over; none if that is the last one."""
+        return self.accuracy[i, self.stops[self.own[i]] :]
 
 
 def defined(value: float) -> float | None:
@@ -91,27 +111,55 @@ def mean_present(values: Iterable[float | None]) -> float | None:
     return mean(m for m in values if m is not None)
 
 
-def read(rows: Rows) -> Timeline:
-    """Check and arrange rows (iteration, train_experience, eval_experience, accuracy)."""
+def read(rows: Rows, kept: Iterable[int] | None = None) -> Timeline:
+    """Check and arrange rows (iteration, train_experience, eval_experience, accuracy).
+
+    Of those at stream positions `kept` if not of all; what is before the first of them is left out.
+    """
     table = _table(rows)
     _check_cells(table)
+    if kept is not None:
+        kept = sorted({*kept})
+        table = _only(table, kept)
     t, e, i = (column.astype(np.int64) for column in table.T[:3])
     _check_untouched(t, e)
     iterations, position = np.unique(t, return_inverse=True)
     learning = np.empty_like(iterations)
     learning[position] = e
     _check_order(iterations, learning, position, e)
-    num_experiences = _count_experiences(t, e, i)
+    experiences = np.arange(_count_experiences(t, e, i)) if kept is None else np.array(kept)
 
-    accuracy = np.full((num_experiences, len(iterations)), np.nan)
-    accuracy[i, position] = table[:, 3]
+    accuracy = np.full((len(experiences), len(iterations)), np.nan)
+    accuracy[np.searchsorted(experiences, i), position] = table[:, 3]
     _check_repeats(accuracy, t, i)
     first = int(iterations[0] == 0)
-    _check_seen(accuracy[:, first:], iterations[first:], learning[first:])
-    order = np.arange(num_experiences)
-    starts = first + np.searchsorted(learning[first:], order, side="left")
-    stops = first + np.searchsorted(learning[first:], order, side="right")
-    return Timeline(iterations, learning, accuracy, starts, stops)
+    stages = np.unique(learning[first:])
+    line = Timeline(
+        iterations=iterations,
+        at=np.searchsorted(stages, learning),
+        accuracy=accuracy,
+        starts=first + np.searchsorted(learning[first:], stages, side="left"),
+        stops=first + np.searchsorted(learning[first:], stages, side="right"),
+        own=np.searchsorted(stages, experiences),
+        stages=stages,
+        experiences=experiences,
+    )
+    _check_seen(line, first)
+    return line
+
+
+def _only(table: Floats, kept: Sequence[int]) -> Floats:
+    """The rows that are about the experiences `kept`, from the first one's learning on."""
+    if not kept:
+        raise TraceError("none of the experiences is kept, so there is nothing to measure")
+    t, e, i = table.T[:3]
+    learnt = {*np.unique(e[t >= 1]).astype(int).tolist()}
+    if missing := sorted({*kept} - learnt):
+        raise TraceError(
+            f"experience {missing[0]} was never learnt: no row at iteration >= 1 has "
+            f"train_experience {missing[0]}, though it is among those kept"
+        )
+    return table[np.isin(i, kept) & ((e >= kept[0]) | (t == 0))]
 
 
 def _table(rows: Rows) -> Floats:
@@ -193,13 +241,14 @@ def _check_repeats(accuracy: Floats, t: Ints, i: Ints) -> None:
     )
 
 
-def _check_seen(accuracy: Floats, iterations: Ints, learning: Ints) -> None:
-    seen = np.arange(len(accuracy))[:, None] <= learning
-    missing = np.isnan(accuracy) & seen
+def _check_seen(line: Timeline, first: int) -> None:
+    seen = line.own[:, None] <= line.at[first:]
+    missing = np.isnan(line.accuracy[:, first:]) & seen
     if missing.any():
         column = int(np.argmax(missing.any(axis=0)))
         raise TraceError(
-            f"iteration {iterations[column]} has no accuracy of experience "
-            f"{np.argmax(missing[:, column])}, which is seen by then (train_experience "
-            f"{learning[column]}); every seen experience is evaluated at every iteration >= 1"
+            f"iteration {line.iterations[first + column]} has no accuracy of experience "
+            f"{line.experiences[np.argmax(missing[:, column])]}, which is seen by then "
+            f"(train_experience {line.stages[line.at[first + column]]}); every seen experience is "
+            "evaluated at every iteration >= 1"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,21 +38,4 @@ class AccuracyTrace:
         """[n, 4] rows (iteration, train_experience, eval_experience, accuracy) for `summarize`."""
         return np.column_stack(
             [self.iteration, self.train_experience, self.eval_experience, self.accuracy]
-        )
-
-    def retained(self, kept: Sequence[int]) -> AccuracyTrace:
-        """Only the experiences at stream positions `kept`, renumbered 0, 1, ... as if alone.
-
-        Updates spent on anything else (a forget request, an experience forgotten later) extend the
-        window of the retained experience before them; those before the first one are dropped.
-        """
-        order = np.asarray(sorted(kept), dtype=np.int64)
-        train = np.searchsorted(order, self.train_experience, side="right") - 1
-        start = self.iteration == 0
-        use = np.isin(self.eval_experience, order) & ((train >= 0) | start)
-        return AccuracyTrace(
-            self.iteration[use],
-            np.maximum(train[use], 0),
-            np.searchsorted(order, self.eval_experience[use]),
-            self.accuracy[use],
         )

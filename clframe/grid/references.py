@@ -63,8 +63,7 @@ def _fill(cell: _Done, references: dict[str, _Done]) -> bool:
         given["joint_all"] = _at_last_boundary(joint, kept)
     if independent := references.get("independent"):
         given["independent"] = _at_own_boundary(independent, kept)
-    rows = _boundary(cell).retained(kept).rows()
-    known = summarize(rows, **given)  # type: ignore[arg-type]
+    known = summarize(_boundary(cell).rows(), kept=kept, **given)  # type: ignore[arg-type]
     new = {key: known[key] for key in KEYS if key in known}
     metrics = cell.store.read_metrics()
     if json.dumps({k: metrics.get(k, ...) for k in new}, default=str) == json.dumps(new):

@@ -60,12 +60,6 @@ def matrix(trace: AccuracyTrace) -> tuple[NDArray[np.float64], list[int], list[i
     return table, rows.tolist(), columns.tolist()
 
 
-def retained(cell: Cell) -> AccuracyTrace:
-    """The boundary accuracies of what the run still has to know at its end."""
-    trace = cell.boundary()
-    return trace if cell.kept is None else trace.retained(cell.kept)
-
-
 def bounds_for(cell: Cell, references: Sequence[Cell]) -> Bounds:
     """The references of its seed that differ in nothing but the strategy and its options."""
     own_key = _key(cell)
@@ -73,11 +67,19 @@ def bounds_for(cell: Cell, references: Sequence[Cell]) -> Bounds:
     joint, alone = fitting.get("joint"), fitting.get("independent")
     prefix, everything, own = None, None, None
     if joint is not None:
-        table = matrix(retained(joint))[0]
-        prefix, everything = _defined(np.diagonal(table)), _defined(table[-1])
+        prefix, everything = _ends(joint)
     if alone is not None:
-        own = _defined(np.diagonal(matrix(retained(alone))[0]))
+        own, _ = _ends(alone)
     return Bounds(prefix, everything, own)
+
+
+def _ends(reference: Cell) -> tuple[list[float | None], list[float | None]]:
+    """Accuracy on what is held at the end, when each was just learned, and at the end."""
+    table, rows, columns = matrix(reference.boundary())
+    kept = columns if reference.kept is None else reference.kept
+    place = [columns.index(k) for k in kept]
+    own = [rows.index(k) for k in kept]
+    return _defined(table[own, place]), _defined(table[-1, place])
 
 
 def _defined(row: NDArray[np.float64]) -> list[float | None]:
@@ -96,7 +98,8 @@ def _values(cell: Cell, bounds: Bounds) -> Values:
     """Boundary metrics from the full split, the rest from the trace of every update."""
     described = cell.record.get("data", {})
     full = summarize(
-        retained(cell).rows(),
+        cell.boundary().rows(),
+        kept=cell.kept,
         sizes=sizes_of(described, cell.kept) if cell.kept is not None else None,
         joint_prefix=bounds.joint_prefix,
         joint_all=bounds.joint_all,

@@ -73,7 +73,8 @@ def test_metrics_are_the_functions_of_the_files(make_cell: MakeCell) -> None:
         return [tuple(r[c] for c in columns) for r in read("net/seen").to_pylist()]
 
     sizes = [e["eval_size"] for e in store.read_record().data["experiences"]]
-    dense, full = (summarize(rows(table), sizes=sizes) for table in ("trace", "boundary"))
+    tables = ("trace", "boundary")
+    dense, full = (summarize(rows(t), kept=range(len(sizes)), sizes=sizes) for t in tables)
     metrics = json.loads(store.metrics_path.read_text())
     assert metrics.keys() == dense.keys()
     for key in ("gap", "min_acc_final", "wc_acc_curve", "wf", "avg_anytime_acc"):
@@ -172,7 +173,12 @@ def test_forgotten_experiences_leave_the_metrics(make_cell: MakeCell) -> None:
     assert {r["train_experience"] for r in rows} == {0, 1, 2, 3}
     store2 = make_cell("strategy=replay", "requests=L0 L1 F0 L2", name="whole")
     assert run_cell(store2.folder) == 0
-    assert store2.read_metrics()["n_experiences"] == 2
+    metrics = store2.read_metrics()
+    assert (metrics["n_experiences"], metrics["stages"], metrics["kept"]) == (2, [1, 2, 3], [1, 3])
+    primary = store2.read_boundary(store2.read_record().primary).to_pylist()
+    at = {(r["train_experience"], r["eval_experience"]): r["accuracy"] for r in primary}
+    assert metrics["learning_acc"] == pytest.approx((at[1, 1] + at[3, 3]) / 2)
+    assert metrics["forg_final"] == pytest.approx(at[1, 1] - at[3, 1])
 
 
 def test_a_loss_that_is_not_finite_stops_the_cell(

@@ -60,7 +60,7 @@ def relative_performance(agent: list[float], expert: list[float]) -> Any:
 def lifelong(rows: Any, *, expert: Any = None) -> dict[str, Any]:
     """`expert`: a list of curves for each experience, perhaps empty, or None for none at all."""
     x = Trace(rows)
-    K = x.K
+    K = len(x.kept)
     pm = [average([x.R(k, i) - x.R(i, i) for k in range(i + 1, K)]) for i in range(K - 1)]
 
     def before(k: int, j: int) -> Any:

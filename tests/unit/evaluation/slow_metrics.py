@@ -18,28 +18,37 @@ def average_skipping(members: list[Any]) -> Any:
 
 
 class Trace:
-    """A_i(t) as a function, e(t), T_k and b_k."""
+    """A_i(t) as a function, e(t), T_s and b_s; i and s are positions in the stream."""
 
-    def __init__(self, rows: Any) -> None:
+    def __init__(self, rows: Any, kept: Any = None) -> None:
+        rows = [r for r in rows if kept is None or r[0] == 0 or r[1] >= min(kept)]
         self.values = {(int(t), int(i)): float(a) for t, _, i, a in rows}
         self.e = {int(t): int(e) for t, e, _, _ in rows}
         self.times = sorted(t for t in self.e if t >= 1)
-        self.K = max(self.e.values()) + 1
-        self.T = [[t for t in self.times if self.e[t] == k] for k in range(self.K)]
-        self.b = [max(times) for times in self.T]
+        self.stages = sorted({self.e[t] for t in self.times})
+        self.kept = self.stages if kept is None else sorted(kept)
+        self.T = {s: [t for t in self.times if self.e[t] == s] for s in self.stages}
+        self.b = {s: max(times) for s, times in self.T.items()}
+        self.last = self.stages[-1]
 
     def A(self, i: int, t: int) -> Any:
         return self.values.get((t, i))
 
-    def R(self, k: int, i: int) -> Any:
-        return self.A(i, self.b[k])
+    def R(self, s: int, i: int) -> Any:
+        return self.A(i, self.b[s])
 
     def z(self, i: int) -> Any:
         return self.A(i, 0)
 
+    def before(self, s: int) -> list[int]:
+        return [i for i in self.kept if i < s]
+
+    def seen(self, s: int) -> list[int]:
+        return [i for i in self.kept if i <= s]
+
     def seen_series(self, i: int) -> list[float]:
         times = [t for t in self.times if self.e[t] >= i]
-        if i == 0 and self.A(0, 0) is not None:
+        if i == self.kept[0] and self.A(i, 0) is not None:
             times = [0, *times]
         return [self.A(i, t) for t in times]
 
@@ -78,18 +87,18 @@ def lowest_after(x: Trace, i: int, t: int) -> Any:
 
 
 def min_acc(x: Trace, t: int) -> Any:
-    return average([lowest_after(x, i, t) for i in range(x.e[t])])
+    return average([lowest_after(x, i, t) for i in x.before(x.e[t])])
 
 
 def wc_acc(x: Trace, t: int) -> Any:
-    k = x.e[t]
-    if k == 0:
-        return x.A(0, t)
-    return x.A(k, t) / (k + 1) + (1 - 1 / (k + 1)) * min_acc(x, t)
+    if x.e[t] not in x.kept:  # nothing that counts is being learnt
+        return min_acc(x, t)
+    n, new = len(x.seen(x.e[t])), x.A(x.e[t], t)
+    return new if n == 1 else new / n + (1 - 1 / n) * min_acc(x, t)
 
 
 def seen_mean(x: Trace, t: int) -> Any:
-    return average([x.A(i, t) for i in range(x.e[t] + 1)])
+    return average([x.A(i, t) for i in x.seen(x.e[t])])
 
 
 def falls(series: list[float], w: int) -> float:
@@ -104,10 +113,11 @@ def rises(series: list[float], w: int) -> float:
 
 def lca_agem(x: Trace, beta: int) -> Any:
     cells = []
-    for k in range(x.K):
-        s = 0 if k == 0 else x.b[k - 1]
+    for k in x.kept:
+        n = x.stages.index(k)
+        start = x.b[x.stages[n - 1]] if n else 0
         for b in range(beta + 1):
-            t = s + b
+            t = start + b
             inside = b == 0 or x.e.get(t) == k
             cells.append(x.A(k, t) if inside else None)
     return average(cells)
@@ -115,17 +125,17 @@ def lca_agem(x: Trace, beta: int) -> Any:
 
 def lca_first_evals(x: Trace, beta: int) -> Any:
     means = []
-    for i in range(x.K):
+    for i in x.kept:
         own = [x.A(i, t) for t in x.T[i]]
-        if i == 0 and x.A(0, 0) is not None:
-            own = [x.A(0, 0), *own]
+        if i == x.kept[0] and x.A(i, 0) is not None:
+            own = [x.A(i, 0), *own]
         if len(own) >= beta:
             means.append(average(own[:beta]))
     return average(means)
 
 
-def dip(x: Trace, k: int, i: int) -> dict[str, Any]:
-    window = x.T[k + 1]
+def dip(x: Trace, k: int, new: int, i: int) -> dict[str, Any]:
+    window = x.T[new]
     ref = x.A(i, x.b[k])
     low = min(x.A(i, t) for t in window)
     t_low = next(t for t in window if x.A(i, t) == low)
@@ -153,16 +163,18 @@ def dip(x: Trace, k: int, i: int) -> dict[str, Any]:
 
 
 def gap(x: Trace) -> Any:
-    if x.K == 1:
+    if len(x.stages) == 1:
         return None
-    pairs = [(k, i) for k in range(x.K - 1) for i in range(k + 1)]
+    switches = list(zip(x.stages, x.stages[1:], strict=False))
+    pairs = [(k, new, i) for k, new in switches for i in x.seen(k)]
     dips = {pair: dip(x, *pair) for pair in pairs}
-    out: dict[str, Any] = {"pairs": {f"{k}->{k + 1}|{i}": dips[k, i] for k, i in pairs}}
+    out: dict[str, Any] = {"pairs": {f"{k}->{new}|{i}": dips[k, new, i] for k, new, i in pairs}}
+    recent = [(k, new, max(x.seen(k))) for k, new in switches]
     for name in ("depth", "depth_rel", "regain", "area", "area_norm", "time_to_min"):
         out[name + "_mean"] = average([dips[p][name] for p in pairs])
-        out[name + "_recent_mean"] = average([dips[k, i][name] for k, i in pairs if k == i])
+        out[name + "_recent_mean"] = average([dips[p][name] for p in recent])
     out["depth_by_transition"] = [
-        average([dips[k, i]["depth"] for i in range(k + 1)]) for k in range(x.K - 1)
+        average([dips[k, new, i]["depth"] for i in x.seen(k)]) for k, new in switches
     ]
     out["recovered_fraction"], out["recovery_time_mean"] = {}, {}
     for level in ("0.9", "0.95", "1.0"):
@@ -174,26 +186,26 @@ def gap(x: Trace) -> Any:
 
 
 def part_a(x: Trace, windows: Any, betas: Any) -> dict[str, Any]:
-    tasks = range(x.K)
-    acc = [average([x.R(k, i) for i in range(k + 1)]) for k in tasks]
-    forg = [average([x.R(i, i) - x.R(k, i) for i in range(k)]) for k in tasks]
+    acc = [average([x.R(s, i) for i in x.seen(s)]) for s in x.stages]
+    forg = [average([x.R(i, i) - x.R(s, i) for i in x.before(s)]) for s in x.stages]
+    ends = list(x.b.values())
     out: dict[str, Any] = {
         "acc_final": acc[-1],
         "acc_by_boundary": acc,
         "forg_final": forg[-1],
         "forg_by_boundary": forg,
-        "min_acc_final": min_acc(x, x.b[-1]),
-        "min_acc_by_boundary": [min_acc(x, b) for b in x.b],
-        "min_acc_per_task": [lowest_after(x, i, x.b[-1]) for i in range(x.K - 1)],
+        "min_acc_final": min_acc(x, ends[-1]),
+        "min_acc_by_boundary": [min_acc(x, b) for b in ends],
+        "min_acc_per_task": [lowest_after(x, i, ends[-1]) for i in x.before(x.last)],
         "min_acc_curve": [min_acc(x, t) for t in x.times],
-        "wc_acc_final": wc_acc(x, x.b[-1]),
-        "wc_acc_by_boundary": [wc_acc(x, b) for b in x.b],
+        "wc_acc_final": wc_acc(x, ends[-1]),
+        "wc_acc_by_boundary": [wc_acc(x, b) for b in ends],
         "wc_acc_curve": [wc_acc(x, t) for t in x.times],
         "aa_curve": [seen_mean(x, t) for t in x.times],
         "gap": gap(x),
     }
     for name, change in (("wf", falls), ("wp", rises)):
-        per_task = {str(w): [change(x.seen_series(i), w) for i in tasks] for w in windows}
+        per_task = {str(w): [change(x.seen_series(i), w) for i in x.kept] for w in windows}
         out[name + "_per_task"] = per_task
         out[name] = {w: average(values) for w, values in per_task.items()}
     out["lca_agem"] = {str(b): lca_agem(x, b) for b in betas}
@@ -205,46 +217,45 @@ def part_a(x: Trace, windows: Any, betas: Any) -> dict[str, Any]:
 
 
 def part_b(x: Trace) -> dict[str, Any]:
-    K, L = x.K, x.K - 1
-    below = [(k, i) for k in range(K) for i in range(K) if i < k]
-    above = [(k, i) for k in range(K) for i in range(K) if i > k]
-    at_or_below = [(k, i) for k in range(K) for i in range(K) if i <= k]
-    drift = average([x.R(k, i) - x.R(i, i) for k, i in below])
-    fwt = [minus(x.R(i - 1, i), x.z(i)) for i in range(1, K)]
+    below = [(s, i) for s in x.stages for i in x.before(s)]
+    above = [(s, i) for s in x.stages for i in x.kept if i > s]
+    at_or_below = [(s, i) for s in x.stages for i in x.seen(s)]
+    drift = average([x.R(s, i) - x.R(i, i) for s, i in below])
+    previous = dict(zip(x.stages[1:], x.stages, strict=False))
+    fwt = [minus(x.R(previous[i], i), x.z(i)) for i in x.kept[1:]]
+    old, L = x.before(x.last), x.last
+    later = {i: [x.R(s, i) for s in x.stages if i <= s] for i in old}
     return {
         "avg_anytime_acc": average([seen_mean(x, t) for t in x.times]),
-        "avg_incremental_acc": average([seen_mean(x, b) for b in x.b]),
-        "learning_acc": average([x.R(k, k) for k in range(K)]),
-        "lower_triangle_acc": average([x.R(k, i) for k, i in at_or_below]),
-        "stream_acc_by_boundary": [average([x.R(k, i) for i in range(K)]) for k in range(K)],
-        "bwt": average([x.R(L, i) - x.R(i, i) for i in range(L)]),
+        "avg_incremental_acc": average([seen_mean(x, b) for b in x.b.values()]),
+        "learning_acc": average([x.R(k, k) for k in x.kept]),
+        "lower_triangle_acc": average([x.R(s, i) for s, i in at_or_below]),
+        "stream_acc_by_boundary": [average([x.R(s, i) for i in x.kept]) for s in x.stages],
+        "bwt": average([x.R(L, i) - x.R(i, i) for i in old]),
         "bwt_triangular": drift,
         "remembering": None if drift is None else 1 - abs(min(drift, 0)),
         "positive_bwt": None if drift is None else max(drift, 0),
-        "forgetting_chaudhry": average(
-            [max(x.R(m, i) for m in range(i, L)) - x.R(L, i) for i in range(L)]
-        ),
-        "forgetting_incl_final": average(
-            [max(x.R(m, i) for m in range(i, L + 1)) - x.R(L, i) for i in range(L)]
-        ),
+        "forgetting_chaudhry": average([max(later[i][:-1]) - later[i][-1] for i in old]),
+        "forgetting_incl_final": average([max(later[i]) - later[i][-1] for i in old]),
         "fwt_per_task": fwt,
         "fwt": average(fwt),
-        "fwt_triangular": average([x.R(k, i) for k, i in above]),
+        "fwt_triangular": average([x.R(s, i) for s, i in above]),
     }
 
 
 def references(x: Trace, prefix: Any, joint: Any, alone: Any) -> dict[str, Any]:
-    K, L = x.K, x.K - 1
     out = {}
     if prefix is not None:
-        out["intransigence"] = average([minus(prefix[k], x.R(k, k)) for k in range(K)])
+        pairs = zip(prefix, x.kept, strict=True)
+        out["intransigence"] = average([minus(p, x.R(k, k)) for p, k in pairs])
     if alone is not None:
-        out["fwt_vs_independent"] = average([minus(x.R(k, k), alone[k]) for k in range(1, K)])
+        others = [*zip(alone, x.kept, strict=True)][1:]
+        out["fwt_vs_independent"] = average([minus(x.R(k, k), a) for a, k in others])
     if joint is not None:
         ratios = []
-        for i in range(K):
-            undefined = x.z(i) is None or joint[i] is None or joint[i] - x.z(i) == 0
-            ratios.append(None if undefined else (x.R(L, i) - x.z(i)) / (joint[i] - x.z(i)))
+        for best, i in zip(joint, x.kept, strict=True):
+            undefined = x.z(i) is None or best is None or best - x.z(i) == 0
+            ratios.append(None if undefined else (x.R(x.last, i) - x.z(i)) / (best - x.z(i)))
         mean = average(ratios)
         out["forgetting_ratio"] = None if mean is None else mean - 1
     return out
@@ -253,20 +264,22 @@ def references(x: Trace, prefix: Any, joint: Any, alone: Any) -> dict[str, Any]:
 def summarize(
     rows: Any,
     *,
+    kept: Any = None,
     joint_prefix: Any = None,
     joint_all: Any = None,
     independent: Any = None,
     windows: Any = (3, 10, 100),
     betas: Any = (3, 10),
 ) -> dict[str, Any]:
-    x = Trace(rows)
+    x = Trace(rows, kept)
     return {
-        "n_experiences": x.K,
-        "boundaries": x.b,
+        "n_experiences": len(x.kept),
+        "boundaries": list(x.b.values()),
         "eval_iterations": x.times,
-        "R": [[x.R(k, i) for i in range(x.K)] for k in range(x.K)],
-        "init_acc": [x.z(i) for i in range(x.K)],
+        "R": [[x.R(s, i) for i in x.kept] for s in x.stages],
+        "init_acc": [x.z(i) for i in x.kept],
         **part_a(x, {*windows, 10, 100}, {*betas, 10}),
         **part_b(x),
         **references(x, joint_prefix, joint_all, independent),
+        **({} if kept is None else {"stages": x.stages, "kept": x.kept}),
     }

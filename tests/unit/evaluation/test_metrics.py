@@ -119,6 +119,43 @@ def test_a_single_experience_has_no_gap_and_nothing_to_forget() -> None:
     assert result["forgetting_ratio"] == pytest.approx(0.0)
 
 
+def test_a_request_is_a_stage_in_which_nothing_is_learnt() -> None:
+    """By hand: L0 L1 U0 L2 and a request for a few samples; held are positions 1 and 3."""
+    zero = [(1, 0, 0, 0.9), (2, 1, 0, 0.8)]
+    one = [(2, 1, 0.8), (3, 2, 0.5), (4, 2, 0.6), (5, 3, 0.4), (6, 3, 0.7), (7, 4, 0.6)]
+    three = [(0, 0, 0.2), (4, 2, 0.3), (5, 3, 0.5), (6, 3, 1.0), (7, 4, 0.9)]
+    rows = [*zero, *((t, e, 1, a) for t, e, a in one), *((t, e, 3, a) for t, e, a in three)]
+    result = summarize(rows, kept=[3, 1], sizes=[10, 30])
+    hand = {
+        "n_experiences": 2,
+        "stages": [1, 2, 3, 4],
+        "kept": [1, 3],
+        "boundaries": [2, 4, 6, 7],
+        "R": [[0.8, None], [0.6, 0.3], [0.7, 1.0], [0.6, 0.9]],
+        "learning_acc": 0.9,
+        "acc_by_boundary": [0.8, 0.6, 0.85, 0.75],
+        "forg_by_boundary": [None, 0.2, 0.1, 0.15],
+        "bwt": -0.15,
+        "min_acc_per_task": [0.4, 0.9],
+        "min_acc_curve": [None, 0.5, 0.5, 0.4, 0.4, 0.65],
+        "wc_acc_curve": [0.8, 0.5, 0.5, 0.45, 0.7, 0.65],
+        "aa_curve": [0.8, 0.5, 0.6, 0.45, 0.85, 0.75],
+        "forgetting_chaudhry": (0.2 + 0.1) / 2,
+        "fwt": 0.3 - 0.2,
+        "pooled_acc_final": (0.6 * 10 + 0.9 * 30) / 40,
+    }
+    for key, value in hand.items():
+        assert differences(result[key], value, key) == []
+    dips = {name: dip["depth"] for name, dip in result["gap"]["pairs"].items()}
+    assert differences(dips, {"1->2|1": 0.3, "2->3|1": 0.2, "3->4|1": 0.1, "3->4|3": 0.1}) == []
+
+
+@pytest.mark.parametrize(("kept", "says"), [([], "none of the"), ([0, 7], "7 was never learnt")])
+def test_what_is_kept_has_been_learnt(kept: list[int], says: str) -> None:
+    with pytest.raises(TraceError, match=says):
+        summarize(ROWS, kept=kept)
+
+
 def test_boundaries_alone_are_a_trace() -> None:
     """t=0 and the end of each experience, as `eval.rho: 0` and `boundary.parquet` give."""
     full = summarize(ROWS)

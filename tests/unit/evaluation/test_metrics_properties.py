@@ -80,6 +80,18 @@ def test_equals_the_slow_metrics(data: st.DataObject, rows: list[Row]) -> None:
 
 @CHECK
 @given(st.data(), streams())
+def test_equals_the_slow_metrics_of_what_is_kept(data: st.DataObject, rows: list[Row]) -> None:
+    """Of any experiences, wherever what does not count is: before them, between, behind."""
+    every = range(num_of(rows))
+    kept = data.draw(st.lists(st.sampled_from(every), min_size=1, unique=True))
+    asked = {**data.draw(references(len(kept))), "kept": kept, "betas": (1, 3)}
+    assert differences(summarize(rows, **asked), slow_metrics.summarize(rows, **asked)) == []
+    whole = summarize(rows, kept=every)
+    assert whole == summarize(rows) | {"stages": [*every], "kept": [*every]}
+
+
+@CHECK
+@given(st.data(), streams())
 def test_equals_the_slow_lifelong_metrics(data: st.DataObject, rows: list[Row]) -> None:
     accuracy = data.draw(st.sampled_from([COARSE, FINE]))
     curve = st.lists(accuracy, max_size=24)

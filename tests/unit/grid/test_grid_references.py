@@ -125,8 +125,7 @@ def test_forgotten_experiences_are_left_out(done: Done, tmp_path: Path) -> None:
     joint(done, *words)
     assert update(tmp_path) == [cell.folder]
     r, prefix = EXAMPLE["R"], EXAMPLE["joint_prefix"]
-    # experience 1 counts as a part of experience 0's time, which so ends at the boundary behind it
-    expected = ((prefix[0] - r[1][0]) + (prefix[2] - r[2][2])) / 2
+    expected = ((prefix[0] - r[0][0]) + (prefix[2] - r[2][2])) / 2
     assert cell.read_metrics()["intransigence"] == pytest.approx(expected, abs=1e-9)
 
 

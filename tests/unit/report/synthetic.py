@@ -142,7 +142,7 @@ def write_cell(
         rows = rows_of(table, lengths, boundaries=False, rho=max(rho, 1))
         rows = [r for r in rows if r[2] in learned]
         trace = AccuracyTrace(*(np.array(column) for column in zip(*rows, strict=True)))
-        store.write_metrics(summarize(trace.retained(held).rows()))
+        store.write_metrics(summarize(trace.rows(), kept=held))
         parquet(rows, store.trace_path)
         ends = rows_of(table, lengths, boundaries=True)
         parquet([r for r in ends if r[2] in learned], store.boundary_path)
