@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -136,20 +136,36 @@ def _judged(cases: Sequence[Case], how: Audit, workers: int) -> Iterator[Verdict
         for group in groups.values():
             yield from _judge_all(group, how)
         return
+    left = yield from _pooled([*groups.values()], how, workers)
+    for group in left:  # a process that is killed takes all others with it: once more, alone
+        begun = time.perf_counter()
+        if (yield from _pooled([group], how, 1)):
+            end = "its process was killed twice, for want of memory perhaps"
+            yield from ((case, end, time.perf_counter() - begun) for case in group)
+
+
+def _pooled(
+    groups: Sequence[list[Case]], how: Audit, workers: int
+) -> Generator[Verdict, None, list[list[Case]]]:
+    """Judge in processes; returns the groups whose process was killed, or another beside it."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    left = []
     try:
-        sent = {pool.submit(_judge_listed, g, how): g for g in groups.values()}
+        sent = {pool.submit(_judge_listed, g, how): g for g in groups}
         for future in as_completed(sent):
             try:
-                yield from future.result()
-            except BrokenProcessPool as error:
-                yield from ((case, f"its process has ended: {error}", 0.0) for case in sent[future])
+                found = future.result()
+            except BrokenProcessPool:
+                left.append(sent[future])
+            else:
+                yield from found
     except BaseException:  # as at Ctrl-C: what runs is not waited for
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+    return left
 
 
 def _judge_listed(cases: Sequence[Case], how: Audit) -> list[Verdict]:

@@ -9,18 +9,20 @@ from torch.optim import Optimizer
 
 from clframe.core.experience import Experience, Samples
 from clframe.core.options import check_above, check_least
-from clframe.core.strategy import Strategy, Wrapper
+from clframe.core.strategy import Strategy, Wrapper, must_have
 from clframe.errors import ConfigError
 
 
 class ForgetSteps(Wrapper):
     """Learns as `base` does; a forget request is `steps` steps of plain SGD on what it withdraws.
 
-    A subclass gives `forget_loss`, and says `only_forgets = True` itself, as a literal.
+    A subclass gives `forget_loss` (else PluginError), and says `only_forgets = True` itself, as a
+    literal.
     """
 
     def __init__(self, base: Strategy, steps: int, lr: float) -> None:
         super().__init__(base)
+        must_have(type(self), "forget_loss")
         check_least(1, steps=steps)
         check_above(0, lr=lr)
         self.steps, self.lr = steps, lr

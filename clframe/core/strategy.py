@@ -14,6 +14,7 @@ from clframe.core.experience import Batch, Experience, Samples, Setting
 from clframe.core.losses import cross_entropy
 from clframe.core.memory import Memory
 from clframe.core.net import Net
+from clframe.errors import PluginError
 
 Readout = Callable[[Tensor, "Tensor | None"], Tensor]
 
@@ -176,12 +177,16 @@ class Wrapper(Strategy):
     """A strategy around `base`; every hook passes through unless overridden.
 
     only_forgets: it learns exactly as its base does and acts at forget requests alone.
+
+    Raises PluginError where that is said and the class has nothing to answer a request with.
     """
 
     only_forgets: ClassVar[bool] = False
 
     def __init__(self, base: Strategy) -> None:
         super().__init__()
+        if self.only_forgets:
+            must_have(type(self), "forget", "forget_loss")
         self.base = base
 
     @property
@@ -266,3 +271,14 @@ class Wrapper(Strategy):
 
     def trainable(self) -> Iterable[nn.Parameter]:
         return self.base.trainable()
+
+
+def must_have(wrapper: type[Wrapper], *hooks: str) -> None:
+    """Raise PluginError unless the class has one of `hooks` of its own."""
+    if any(getattr(wrapper, hook) is not getattr(Wrapper, hook) for hook in hooks):
+        return
+    own = [name for name in vars(wrapper) if not hasattr(Wrapper, name)]
+    close = next((f" Did you mean {h!r} by {o!r}?" for h in hooks for o in own if h in o), "")
+    raise PluginError(
+        f"{wrapper.__name__} only forgets, and has no {' or '.join(hooks)} to do it by.{close}"
+    )

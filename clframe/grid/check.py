@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from clframe.config.identity import UNNORMED
 from clframe.config.load import load_run
 from clframe.config.schema import RunConfig
 from clframe.errors import PluginError, nearest
-from clframe.grid.differences import CLOSE, difference, distance
+from clframe.grid.differences import CLOSE, difference, distance, networks_apart
 from clframe.grid.launch import Launch, ask, environment
 from clframe.grid.preflight import preflight
 from clframe.grid.runner import write_config
@@ -22,13 +22,17 @@ from clframe.grid.supervise import CellOutcome, Follower, begin, launcher, super
 from clframe.registry import Kind, Plugin, plugin_names
 from clframe.tracking.store import RunStore
 
-SMALL = ["epochs=2", "batch_size=8", "eval.subset=20", "checkpoint=7", "forget_data=true"]
+BETWEEN = 7  # updates from one checkpoint to the next
+SMALL = ["epochs=2", "batch_size=8", "eval.subset=20", f"checkpoint={BETWEEN}", "forget_data=true"]
 SMALL += ["track.enabled=false"]
 PLAIN = "clframe.api:Strategy"  # fine-tuning
 PER_CLASS = 40
 GROWN = 1e-6  # how far rounding may grow where there is batch norm
-ORDER: dict[Kind, str] = {"strategy": "L0 L1 F0 L2", "scenario": "L0 F0"}
+ORDER: dict[Kind, str] = {"strategy": "L0 L1 F0 L2 F1", "scenario": "L0 F0"}
 LONGER = 3  # times the epochs are doubled for a run that ends before it can be killed
+
+
+When = Callable[[Path], int]  # at which update to kill a run like the one in a folder
 
 
 class Finding(NamedTuple):
@@ -113,12 +117,31 @@ def _findings(kind: Kind, cfg: RunConfig, folder: Path, launch: Launch | None) -
     yield _finding(
         "is deterministic", second, "two runs: " + (same or "equal traces and weights"), same
     )
-    if same is None and second.status == "done":  # else no resumed run could be compared with it
-        yield _resumes(cfg, folder, launch)
+    repeats = same is None and second.status == "done"
+    if repeats:  # else no resumed run could be compared with it
+        yield _resumes(cfg, folder / "first", _half, launch)
     yield _same_on_two(cfg, folder, launch)
     order = cfg.model_copy(update={"requests": ORDER[kind]})
     forgets = _train(order, folder / "forgets", launch)
-    yield _finding("forgets", forgets, f"requests: {ORDER[kind]}")
+    idle = _changes_nothing(cfg, folder, launch) if forgets.status == "done" else None
+    yield _finding("forgets", forgets, idle or f"requests: {ORDER[kind]}", idle)
+    if repeats and idle is None and forgets.status == "done" and kind == "strategy":
+        yield _resumes(order, folder / "forgets", _after_request, launch)
+
+
+def _changes_nothing(cfg: RunConfig, folder: Path, launch: Launch | None) -> str | None:
+    """What is wrong with a wrapper that only forgets when its network is that of its base alone."""
+    first, _, base = cfg.strategy.partition("+")
+    if not (base and _plugin(first).only_forgets):
+        return None
+    pair = folder / "asked", folder / "not-asked"
+    for at, strategy in zip(pair, (cfg.strategy, base), strict=True):
+        options = {k: v for k, v in cfg.options.items() if strategy != base or k != first}
+        asked = {"requests": "L0 L1 F0", "strategy": strategy, "options": options}
+        if _train(cfg.model_copy(update=asked), at, launch).status != "done":
+            return None
+    same = ask(networks_apart, *pair) is None
+    return f"a request changes nothing: the network is that of {base} alone" if same else None
 
 
 def _finding(
@@ -140,24 +163,38 @@ def _numbers(outcome: CellOutcome) -> str:
     return f"{record.iteration} updates" + (f", final accuracy {final:.3f}" if final else "")
 
 
-def _resumes(cfg: RunConfig, folder: Path, launch: Launch | None) -> Finding:
-    """Kill a run in its middle, run it again, and compare with one that was left alone."""
-    promise, whole = "resumes", folder / "first"
+def _resumes(cfg: RunConfig, whole: Path, when: When, launch: Launch | None) -> Finding:
+    """Kill a run on its way, run it again, and compare with `whole`, which was left alone."""
+    promise, folder = "resumes", whole.parent
     for attempt in range(LONGER):
-        at = folder / f"killed-{attempt}"
+        at = folder / f"{whole.name}-killed-{attempt}"
         write_config(cfg, at)
-        killed = _kill_midway(cfg, at, launch)
+        killed = _kill(cfg, at, when(whole), launch)
         if killed is not None:
             break
         cfg = cfg.model_copy(update={"epochs": cfg.epochs * 2})
-        whole = folder / f"whole-{attempt}"
+        whole = folder / f"{whole.name}-{attempt}"
         _train(cfg, whole, launch)
     else:
         return Finding(False, promise, "the run ends before it can be killed; give more epochs")
     outcome = supervise(at, None, launch=launch)
     found = ask(difference, whole, at) if outcome.status == "done" else None
-    said = f"killed at update {killed}: {found or 'equal traces and weights'}"
+    place = " behind a request" if when is _after_request else ""
+    lost = f"{found}; what no parameter, buffer, submodule or get_extra_state holds is lost"
+    said = f"killed at update {killed}{place}: {lost if found else 'equal traces and weights'}"
     return _finding(promise, outcome, said, found)
+
+
+def _half(whole: Path) -> int:
+    return RunStore(whole).read_record().iteration // 2
+
+
+def _after_request(whole: Path) -> int:
+    """An update behind the first request by which a checkpoint has been written there."""
+    record = RunStore(whole).read_record()
+    kinds = [row["kind"] for row in record.data["experiences"]]
+    upto = kinds.index("forget") + 1
+    return sum(row["updates"] for row in record.spent[:upto]) + BETWEEN
 
 
 def _same_on_two(cfg: RunConfig, folder: Path, launch: Launch | None) -> Finding:
@@ -183,15 +220,15 @@ def _same_on_two(cfg: RunConfig, folder: Path, launch: Launch | None) -> Finding
     return _finding("spreads", outcome, f"2 ranks: {found}" if found else said, found)
 
 
-def _kill_midway(cfg: RunConfig, folder: Path, launch: Launch | None) -> int | None:
-    """Start the run and kill it when half is done; the update it had reached, None if it ended."""
+def _kill(cfg: RunConfig, folder: Path, at: int, launch: Launch | None) -> int | None:
+    """Start the run and kill it at update `at` or later; where it was, None if it ended before."""
     store, follow = RunStore(folder), Follower(folder)
     begin(store)
     start = launcher(cfg, launch)
     handle = start(folder, environment(cfg.threads), store.log_path)
     while handle.poll() is None:
         step = follow()
-        if 0 < step.total <= 2 * step.iteration and step.iteration < step.total:
+        if at <= step.iteration < step.total:
             handle.kill()
         time.sleep(0.002)
     if store.read_record().status != "running":

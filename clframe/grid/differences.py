@@ -28,6 +28,14 @@ def difference(one: Path, other: Path, close: float = 0.0) -> str | None:
     return None
 
 
+def networks_apart(one: Path, other: Path) -> str | None:
+    """What tells the networks of two runs apart, whatever strategies they had; None if nothing."""
+    from clframe import load_run as load_strategy
+
+    states = [load_strategy(folder).net.state_dict() for folder in (one, other)]
+    return None if _equal(dict(states[0]), dict(states[1])) else "the networks differ"
+
+
 def distance(one: Path, other: Path, close: float = CLOSE) -> str | None:
     """The same, rounding aside, with every loss on the way."""
     return losses_apart(one, other, close) or difference(one, other, close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -16,6 +17,8 @@ from typing import Any
 from clframe.errors import PluginError, nearest
 from clframe.registry.declared import Declared, Option, inspected, parameters, read
 from clframe.registry.search import FOLDER, Kind, folders, shown
+
+ALMOST = 0.85  # how alike two names are of which one is taken for a slip of the other
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Plugin:
     def check_call(self, options: dict[str, Any]) -> None:
         """Import it and make sure that it can be called with `options`."""
         found = self.load()
+        _check_hooks(self.name, found)
         taken = parameters(found)
         names = [p.name for p in taken if p.kind is p.KEYWORD_ONLY]
         if any(p.kind is p.VAR_KEYWORD for p in taken):
@@ -120,10 +124,10 @@ class Plugin:
                 )
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         given = 1 if self.is_wrapper else 0
-        needed = [p.name for p in taken if p.kind in positional and p.default is p.empty]
-        if len(needed) > given:
+        others = [p.name for p in taken if p.kind in positional][given:]
+        if others:
             raise PluginError(
-                f"{self.name} needs {needed[given]!r}, which nothing provides.\n"
+                f"{self.name} takes {others[0]!r}, which nothing provides.\n"
                 "Options are keyword-only arguments: put a * before them in the signature."
             )
 
@@ -212,6 +216,24 @@ def _blame(plugin: Plugin, error: BaseException) -> str:
         f"the {plugin.kind} {plugin.name!r} cannot be imported: {where}: {said}\n"
         f"Mend it; `clframe check {plugin.name}` tries it alone."
     )
+
+
+def _check_hooks(name: str, found: Callable[..., Any]) -> None:
+    """Refuse a strategy that has what is almost called like a hook: nothing would ever call it."""
+    lineage = found.__mro__ if inspect.isclass(found) else ()
+    ours = [c for c in lineage if c.__module__.startswith("clframe.core.")]
+    if not any(c.__name__ == "Strategy" for c in ours):
+        return
+    known = {n for c in ours for n in (*vars(c), *vars(c).get("__annotations__", ()))}
+    for cls in lineage[: lineage.index(ours[0])]:
+        for own, value in vars(cls).items():
+            hooks = [h for h in known if callable(getattr(ours[0], h, None)) == callable(value)]
+            close = difflib.get_close_matches(own, hooks, 1, ALMOST)
+            if close and own not in known and not own.startswith("_"):
+                raise PluginError(
+                    f"{name}: nothing asks for {cls.__name__}.{own}. Did you mean {close[0]!r}? "
+                    "If not, give it a name less like that hook's."
+                )
 
 
 def _is_wrapper(found: Callable[..., Any]) -> bool:

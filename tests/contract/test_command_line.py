@@ -103,6 +103,7 @@ def test_what_new_writes_keeps_its_promises(command: Command) -> None:
     code, lines = command("check my_idea")
     assert code == 0, lines
     promises = ["✓ trains", "✓ is deterministic", "✓ resumes", "✓ spreads", "✓ forgets"]
+    promises.append("✓ resumes")
     assert [line[: len(p)] for line, p in zip(lines, promises, strict=True)] == promises
 
 
@@ -116,6 +117,44 @@ def test_check_says_which_promise_is_broken(command: Command) -> None:
     assert code == 1
     assert lines[0].startswith("✓ trains") and lines[1].startswith("✗ is deterministic")
     assert "differs" in lines[1] and not any("resumes" in line for line in lines)
+
+
+FORGETFUL = '''"""It draws another head at each request, a wider one each time."""
+from typing import ClassVar
+
+import torch
+
+from clframe.api import Experience, Strategy, Wrapper
+
+
+class Forgetful(Wrapper):
+    only_forgets: ClassVar[bool] = True
+
+    def __init__(self, base: Strategy) -> None:
+        super().__init__(base)
+        self.count = 0
+
+    def forget(self, exp: Experience) -> bool:
+        self.count += 1
+        with torch.no_grad():
+            self.net.head.weight.normal_(std=float(self.count))
+        return True
+'''
+
+
+def test_check_kills_behind_a_request_and_sees_a_wrapper_that_does_nothing(
+    command: Command,
+) -> None:
+    Path("strategies").mkdir(exist_ok=True)
+    path = Path("strategies/forgetful.py")
+    path.write_text(FORGETFUL)
+    code, lines = command("check forgetful")
+    assert code == 1 and [line[0] for line in lines[:6]] == [*"✓✓✓✓✓✗"], lines
+    assert "behind a request" in lines[5] and "get_extra_state" in lines[5]
+    path.write_text(FORGETFUL.replace("self.net.head.weight.normal_", "torch.empty(3).normal_"))
+    code, lines = command("check forgetful+replay epochs=1")
+    assert code == 1 and lines[4].startswith("✗ forgets"), lines
+    assert lines[4].endswith("a request changes nothing: the network is that of replay alone")
 
 
 def test_a_shipped_grid_by_its_name(command: Command) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from clframe import registry
+from clframe.core.strategy import Strategy
 from clframe.errors import PluginError
 
 STRATEGY = '''"""Alpha: the first of its kind."""
@@ -232,10 +233,37 @@ def test_an_unknown_name_says_what_there_is(project: Path) -> None:
     assert "Looked in: ./strategies" in said and "<clframe>/strategies" in said
 
 
+SLIPS = {
+    "after_bach": "nothing asks for Toy.after_bach. Did you mean 'after_batch'?",
+    "forget_los": "nothing asks for Toy.forget_los. Did you mean 'forget_loss'?",
+    "on_forget": "Toy only forgets, and has no forget or forget_loss.*mean 'forget' by 'on_forget'",
+    "helper": "Toy only forgets, and has no forget or forget_loss to do it by.$",
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_what_nothing_would_call_is_refused(project: Path, slip: str) -> None:
+    source = "from clframe.api import Strategy, Wrapper\n\n\nclass Toy(Wrapper):\n"
+    source += f"    only_forgets = True\n\n    def {slip}(self, *given):\n        return None\n"
+    (project / "strategies" / "toy.py").write_text(source)
+    plugin = registry.find("strategy", "toy")
+    with pytest.raises(PluginError, match=SLIPS[slip]):
+        plugin.check_call({})
+        plugin.load()(Strategy())
+
+
+def test_a_wrapper_by_steps_has_a_loss_for_them(project: Path) -> None:
+    source = "from clframe.api import ForgetSteps\n\n\nclass Toy(ForgetSteps):\n    "
+    source += "def forget(self, exp):\n        return True\n"
+    (project / "strategies" / "toy.py").write_text(source)
+    with pytest.raises(PluginError, match="Toy only forgets, and has no forget_loss"):
+        registry.find("strategy", "toy").load()(Strategy(), 3, 0.1)
+
+
 def test_a_call_is_checked_against_the_live_signature(project: Path) -> None:
     (project / "scenarios" / "toy.py").write_text("def toy(n, *, seed=0): return 1\n")
     plugin = registry.find("scenario", "toy")
-    with pytest.raises(PluginError, match=r"toy needs 'n'.*\n.*keyword-only"):
+    with pytest.raises(PluginError, match=r"toy takes 'n'.*\n.*keyword-only"):
         plugin.check_call({})
     with pytest.raises(PluginError, match=r"no option 'sed'\. Did you mean 'seed'"):
         plugin.check_call({"sed": 1})
