@@ -19,7 +19,7 @@ from clframe.core.experience import Experience, Samples, Stream
 from clframe.core.rng import generator
 from clframe.core.strategy import Strategy
 from clframe.evaluation.bank import stratified
-from clframe.evaluation.order import called
+from clframe.evaluation.order import names
 
 CHUNK = 500
 
@@ -107,7 +107,7 @@ class _Collection:
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self.stream, self.limit, self.by_task = stream, limit, stream.setting == "task"
-        self.exps = {e.index: e for e in stream.learned}
+        self.exps, self.names = {e.index: e for e in stream.learned}, names(stream.order())
         self.classes = tuple(sorted({c for e in stream.learned for c in e.classes}))
         self.lost = {r.index: _lost(stream, r) for r in stream if r.kind == "forget"}
         self.gone = {
@@ -134,7 +134,7 @@ class _Collection:
         tests = {i: self.lost_test(request, i) for i in lost}
         return Forgotten(
             request.index,
-            called("U", request.touches),
+            self.names[request.index],
             [self.part(i, s, "train") for i, s in lost.items()],
             [self.part(i, s, "test") for i, s in tests.items() if len(s)],
             [self.part(i, s, "train") for i, s in before.items()],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from clframe.errors import ClframeError, nearest
 from clframe.registry import conf_folders
 
 WORD = re.compile(r"([LUF])(\d+)")
+FEW = 4  # numbers that are written out in a title
 FORM = 'Write "L0 L1 U0", or a list of {learn: 0} and {forget: {tasks: [0]}, data: false}'
 
 
@@ -134,6 +137,32 @@ def _preset(name: str) -> str:
             f"{name!r} is no sequence in conf/requests.yaml.{nearest(name, known)} {FORM}"
         )
     return str(known[name])
+
+
+def in_words(requests: Sequence[Mapping[str, Any] | str]) -> str:
+    """Requests in the long form on one line: "L0 L1 U{classes 2} L2", for tables and titles.
+
+    Of many numbers it has how many there are, and a few letters that tell them from others.
+    """
+    return " ".join(r if isinstance(r, str) else _in_words(r) for r in requests)
+
+
+def _in_words(request: Mapping[str, Any]) -> str:
+    gone = request.get("forget")
+    if gone is None:
+        without = " ".join(_listed(w) for w in request.get("without") or [])
+        return f"L{request.get('learn')}" + (f"{{without {without}}}" if without else "")
+    data = "+data" * bool(request.get("data"))
+    tasks = gone.get("tasks") or []
+    return (f"U{tasks[0]}" if len(tasks) == 1 else f"U{{{_listed(gone)}}}") + data
+
+
+def _listed(numbers: Mapping[str, Any]) -> str:
+    (kind, values), *_ = [(k, v) for k, v in numbers.items() if v]
+    if not isinstance(values, list) or len(values) <= FEW:
+        return f"{kind} {','.join(map(str, values)) if isinstance(values, list) else values}"
+    letters = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:4]
+    return f"{len(values)} {kind} #{letters}"
 
 
 def uids_of(file: Any) -> list[int]:

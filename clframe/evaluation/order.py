@@ -22,17 +22,23 @@ def retained(rows: Sequence[Row]) -> list[int]:
     return [r["index"] for r in rows if r.get("kind") != "forget" and r["index"] not in gone]
 
 
-def called(op: str, numbers: Iterable[int]) -> str:
-    """A request's name: "L" or "U", then the scenario's experiences that it is about."""
-    return op + ",".join(map(str, sorted(numbers)))
+def called(op: str, numbers: Iterable[int], part: bool = False) -> str:
+    """A request's name: "L" or "U", then the scenario's experiences that it is about.
+
+    part: it takes only some of their samples.
+    """
+    return op + ",".join(map(str, sorted(numbers))) + " part" * part
 
 
 def names(rows: Sequence[Row]) -> dict[int, str]:
     """The name of each request by its position; of samples or classes, after where they were."""
     origin = {row["index"]: row.get("origin", row["index"]) for row in rows}
-    return {
-        i: called("U", row.get("touches") or {origin[p] for p in row.get("forgets", ())})
-        if row.get("kind") == "forget"
-        else called("L", [origin[i]])
-        for i, row in zip(origin, rows, strict=True)
-    }
+    found = {}
+    for i, row in zip(origin, rows, strict=True):
+        whole = {origin[p] for p in row.get("forgets", ())}
+        touched = set(row.get("touches") or whole)
+        if row.get("kind") == "forget":
+            found[i] = called("U", touched, part=not touched <= whole)
+        else:
+            found[i] = called("L", [origin[i]])
+    return found

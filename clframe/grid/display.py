@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from clframe.config.problems import MISSING, brief, look_up
+from clframe.config.requests import in_words
 from clframe.config.schema import RunConfig
 from clframe.grid.supervise import CellOutcome
 from clframe.grid.supervise import Progress as Step
@@ -54,7 +55,7 @@ def table(cells: Sequence[Planned], axes: Iterable[str], more: Iterable[str] = (
     for cell in cells:
         facts = cell.cfg.model_dump()
         shown = [look_up(facts, key) for key in keys]
-        row = tuple(v if isinstance(v, str) else _shown(v) for v in shown)
+        row = tuple(_shown(k, v) for k, v in zip(keys, shown, strict=True))
         row += (_settings(cell.cfg, extra),) if extra else ()
         rows[row][cell.intent].append(cell.cfg.seed)
     used = [i for i in INTENTS if any(row[i] for row in rows.values())]
@@ -68,7 +69,11 @@ def table(cells: Sequence[Planned], axes: Iterable[str], more: Iterable[str] = (
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in [head, *body]]
 
 
-def _shown(value: Any) -> str:
+def _shown(key: str, value: Any) -> str:
+    if key == "requests" and isinstance(value, list):
+        return in_words(value)
+    if isinstance(value, str):
+        return value
     return "-" if value is MISSING else brief(value)
 
 
@@ -76,7 +81,11 @@ def _settings(cfg: RunConfig, keys: Iterable[str]) -> str:
     """`replay.capacity=200 optim.lr=0.1`: what a cell sets of `keys`."""
     facts = cfg.model_dump(exclude_defaults=True)
     found = {key.removeprefix("options."): look_up(facts, key) for key in keys}
-    return " ".join(f"{k}={brief(v)}" for k, v in found.items() if v is not MISSING) or "-"
+    given = {k: v for k, v in found.items() if v is not MISSING}
+    return (
+        " ".join(f"{k}={_shown(k, v) if k == 'requests' else brief(v)}" for k, v in given.items())
+        or "-"
+    )
 
 
 def total(cells: Sequence[Planned]) -> str:

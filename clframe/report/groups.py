@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clframe.config.requests import in_words
 from clframe.report.load import Cell
 
 NAMED = ("strategy", "scenario", "seed")
@@ -83,9 +84,9 @@ class Naming:
             own = [k for k in keys if not _of_scenario(k, cell)]
             values = flat[cell.id]
             methods[cell.id] = Method(
-                cell.strategy, tuple((short[k], _show(values.get(k, ABSENT))) for k in own)
+                cell.strategy, tuple((short[k], _read(k, values)) for k in own)
             )
-            theirs = [f"{short[k]}={_show(values.get(k, ABSENT))}" for k in keys if k not in own]
+            theirs = [f"{short[k]}={_read(k, values)}" for k in keys if k not in own]
             benchmarks[cell.id] = ", ".join([cell.scenario, *theirs])
         return Naming(methods, benchmarks)
 
@@ -147,6 +148,12 @@ def _short_names(keys: set[str]) -> dict[str, str]:
     last = {k: k if name == "name" else name for k, name in last.items()}
     names = list(last.values())
     return {k: name if names.count(name) == 1 else k for k, name in last.items()}
+
+
+def _read(key: str, values: Mapping[str, Any]) -> str:
+    """A setting as titles have it."""
+    value = values.get(key, ABSENT)
+    return in_words(value) if key == "requests" and isinstance(value, list) else _show(value)
 
 
 def _show(value: Any) -> str:

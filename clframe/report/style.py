@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,20 +38,26 @@ class Look(NamedTuple):
 
 
 def looks(groups: Sequence[Group]) -> dict[str, Look]:
-    """Method label -> look: colour by strategy; dash, then shade, by variant."""
+    """Method label -> look: colour by strategy; dash, then shade, by variant.
+
+    Where a strategy has more variants than there are dashes, each method has a colour of its own.
+    """
     methods: dict[Method, str | None] = {}
     for group in groups:
         methods.setdefault(group.method, group.reference)
-    strategies = list(dict.fromkeys(m.strategy for m, kind in methods.items() if kind is None))
-    found, seen = {}, dict.fromkeys(strategies, 0)
+    hues = {m: m.strategy for m, kind in methods.items() if kind is None}
+    if max(Counter(hues.values()).values(), default=0) > len(DASHES):
+        hues = {m: m.label for m in hues}
+    order = list(dict.fromkeys(hues.values()))
+    found, seen = {}, dict.fromkeys(order, 0)
     for method, kind in methods.items():
         if kind is not None:
             dash, marker = ("dash", "*") if kind == "joint" else ("dot", "P")
             found[method.label] = Look(GREY, dash, marker)
             continue
-        place = strategies.index(method.strategy)
-        turn = place // len(PALETTE) + seen[method.strategy]
-        seen[method.strategy] += 1
+        place = order.index(hues[method])
+        turn = place // len(PALETTE) + seen[hues[method]]
+        seen[hues[method]] += 1
         found[method.label] = Look(
             _shade(PALETTE[place % len(PALETTE)], turn // len(DASHES)),
             DASHES[turn % len(DASHES)],

@@ -64,7 +64,7 @@ def test_evidence_of_tasks_with_outputs_of_their_own() -> None:
 
 def test_evidence_of_a_class() -> None:
     found = asked(["L0", "L1", {"forget": {"classes": [1]}}, "L2"])
-    assert found.forgotten[0].name == "U0" and found.emptied == (1,)
+    assert found.forgotten[0].name == "U0 part" and found.emptied == (1,)
     assert uids(found.forget_train) == [1, 3] and uids(found.forget_test) == [101]
     assert uids(found.retain_train) == [0, 2, *range(4, 12)]
     assert uids(found.retain_test) == [100, 102, 103, 104, 105]
@@ -72,7 +72,7 @@ def test_evidence_of_a_class() -> None:
 
 def test_evidence_of_single_samples() -> None:
     found = asked(["L0", "L1", {"forget": {"uids": [1, 6]}}, "L2"])
-    assert found.forgotten[0].name == "U0,1" and found.emptied == ()
+    assert found.forgotten[0].name == "U0,1 part" and found.emptied == ()
     assert uids(found.forget_train) == [1, 6]
     assert uids(found.retain_train) == [u for u in range(12) if u not in (1, 6)]
     tests = uids(found.forget_test), uids(found.retain_test)

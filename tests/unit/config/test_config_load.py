@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clframe.config.load import load_run
+from clframe.config.requests import in_words
 from clframe.config.resolve import resolve_options, scenario_arguments
 from clframe.config.schema import RunConfig, keys
 from clframe.errors import ConfigError
@@ -291,3 +293,21 @@ def test_the_set_of_keys_changes_knowingly() -> None:
     assert top == list(RunConfig.model_fields)
     assert {"optim.lr", "eval.rho", "net.args", "track.uri", "requests"} <= set(keys())
     assert len(top) == 25, top
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (["L0", "L1", "U0"], "L0 L1 U0"),
+        (["L0", {"forget": {"classes": [2, 3]}}], "L0 U{classes 2,3}"),
+        ([{"forget": {"tasks": [0, 1]}, "data": True}], "U{tasks 0,1}+data"),
+        ([{"learn": 0, "without": [{"tasks": [1]}, {"uids": [7]}]}], "L0{without tasks 1 uids 7}"),
+    ],
+)
+def test_requests_are_shown_on_one_line(written: Any, said: str) -> None:
+    assert in_words(written) == said
+
+
+def test_many_uids_are_told_from_others() -> None:
+    found = {in_words([{"forget": {"uids": [*range(k, k + 9)]}}]) for k in range(3)}
+    assert len(found) == 3 and all(w.startswith("U{9 uids #") for w in found)

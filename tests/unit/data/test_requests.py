@@ -174,9 +174,13 @@ def test_a_request_is_called_after_what_it_touches_as_in_its_audit(
 ) -> None:
     forget = [{"forget": what} for what in ({"classes": [1, 2]}, {"uids": [0, 9]}, {"tasks": [2]})]
     for whole, order, expected in (
-        (stream, ["L0", "L1", forget[0], "L2", forget[1], forget[2]], ["U0,1", "U0,2", "U2"]),
+        (
+            stream,
+            ["L0", "L1", forget[0], "L2", forget[1], forget[2]],
+            ["U0,1 part", "U0,2 part", "U2"],
+        ),
         (returning, ["L0", "L1", "L2", forget[2]], ["U2"]),
-        (returning, ["L0", "L1", forget[0], "L2", forget[1]], ["U0,1", "U2"]),
+        (returning, ["L0", "L1", forget[0], "L2", forget[1]], ["U0,1 part", "U2 part"]),
     ):
         spliced = splice(whole, order)
         called = {i: name for i, name in names(spliced.order()).items() if name[0] == "U"}

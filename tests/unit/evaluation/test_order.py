@@ -43,10 +43,11 @@ def test_what_has_lost_all_is_held_no_more(
 def test_requests_are_called_after_the_scenarios_experiences() -> None:
     assert list(names(ORDER).values()) == ["L2", "L0", "U2", "L2", "U0,2"]
     assert called("U", (10, 9)) == "U9,10" and called("L", [3]) == "L3"
+    assert called("U", [3], part=True) == "U3 part"
 
 
 def test_a_request_for_a_part_is_called_after_what_it_touches() -> None:
-    assert list(names(EVERY).values()) == ["L0", "L1", "U0", "U0,1"]
+    assert list(names(EVERY).values()) == ["L0", "L1", "U0 part", "U0,1 part"]
 
 
 def test_records_from_before_the_rows_said_so_can_be_read() -> None:

@@ -100,7 +100,7 @@ def test_keys_with_equal_last_parts_are_written_whole() -> None:
 
 def test_a_strategy_keeps_its_colour_and_its_variants_differ_by_dash() -> None:
     cells = [cell(f"m{i}", f"method_{i}", scenario=s) for i in range(12) for s in ("one", "two")]
-    cells += [cell(f"v{b}", "variant", batch_size=b) for b in (16, 32, 48, 64, 80, 96)]
+    cells += [cell(f"v{b}", "variant", batch_size=b) for b in (16, 32, 48, 64)]
     cells.append(cell("j", "joint"))
     found = looks(Naming.of(cells).groups(cells))
     assert found["joint"].color == GREY
@@ -110,3 +110,11 @@ def test_a_strategy_keeps_its_colour_and_its_variants_differ_by_dash() -> None:
     assert len({(k.color, k.dash) for k in found.values()}) == len(found)
     assert found["method_0"].color == found["method_10"].color == PALETTE[0]
     assert (found["method_0"].dash, found["method_10"].dash) == DASHES[:2]
+
+
+def test_a_strategy_of_many_variants_has_a_colour_for_each() -> None:
+    cells = [cell(f"v{b}", "variant", batch_size=b) for b in range(16, 136, 10)]
+    cells.append(cell("m", "method"))
+    found = looks(Naming.of(cells).groups(cells))
+    assert len({k.color for k in found.values()}) == len(PALETTE)
+    assert len({(k.color, k.dash) for k in found.values()}) == len(found) == 13

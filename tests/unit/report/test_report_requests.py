@@ -146,7 +146,7 @@ def test_panels_that_all_reach_the_end_need_no_note(tmp_path: Path) -> None:
 
 def test_a_request_for_single_classes_is_called_after_where_they_were(tmp_path: Path) -> None:
     made = scene(tmp_path, "L0 L1 u0 L2 u0,1")
-    assert [s.name for s in stages(made, made.span)] == ["L0", "L1", "U0", "L2", "U0,1"]
+    assert [s.name for s in stages(made, made.span)] == ["L0", "L1", "U0 part", "L2", "U0,1 part"]
     assert not made.relapses and "forgotten (U, red)" in note_of("overlay", made)
 
 
