@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -148,7 +150,8 @@ def _pooled(
     groups: Sequence[list[Case]], how: Audit, workers: int
 ) -> Generator[Verdict, None, list[list[Case]]]:
     """Judge in processes; returns the groups whose process was killed, or another beside it."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _leave_with, (os.getpid(),))
     left = []
     try:
         sent = {pool.submit(_judge_listed, g, how): g for g in groups}
@@ -166,6 +169,17 @@ def _pooled(
     finally:
         pool.shutdown(cancel_futures=True)
     return left
+
+
+def _leave_with(parent: int) -> None:
+    """End this process soon after its parent, however that one has ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _judge_listed(cases: Sequence[Case], how: Audit) -> list[Verdict]:
@@ -200,5 +214,7 @@ def _compare_shadows(cases: Sequence[Case]) -> None:
         found = [RunStore(folder).read_audit() for folder in folders]
         pairs = [[f["confidence"][name] for f in found] for name in ("unlearned", "retrained")]
         attack = attacks.lira(pairs[0], pairs[1], allow_fewer=len(found) >= FEWEST)
+        if len(found) < FEWEST:
+            attack = attack._replace(note=f"{attack.note}, or {FEWEST} for a number with a warning")
         for folder, one in zip(folders, found, strict=True):
             _write(folder, one | {"lira": attack._asdict()})

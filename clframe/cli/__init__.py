@@ -183,16 +183,26 @@ def _grid(arguments: argparse.Namespace) -> int:
 def _audit(arguments: argparse.Namespace) -> int:
     from clframe.cli.show import grid_folder
 
-    return _judge(grid_folder(arguments.grid, runs_folder(arguments)), arguments.workers)
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers = {arguments.workers}: expected at least 1")
+    runs = runs_folder(arguments)
+    folder = grid_folder(arguments.grid, runs)
+    if not (folder / "grid.yaml").is_file():
+        known = sorted(p.parent.name for p in runs.glob("*/grid.yaml"))
+        there = f"Grids there: {', '.join(known)}." if known else "There are no grids there."
+        raise ConfigError(
+            f"no grid {folder.name!r} in {runs}.{nearest(folder.name, known)}\n{there}"
+        )
+    return _judge(folder, arguments.workers)
 
 
 def _judge(folder: Path, workers: int) -> int:
-    """Audit a grid; the last line is its folder."""
-    if workers < 1:
-        raise ConfigError(f"--workers = {workers}: expected at least 1")
+    """Audit a grid and show it in MLflow; the last line is its folder."""
     from clframe.audit.run import audit
+    from clframe.grid.runner import show_audit
 
     code = audit(folder, workers)
+    show_audit(folder)
     print(folder)
     return code
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from clframe.config.grid import GridSpec
+from clframe.config.grid import GridSpec, load_grid
 from clframe.config.identity import run_id, to_yaml
 from clframe.config.schema import RunConfig
 from clframe.errors import ConfigError
@@ -138,6 +138,21 @@ def run_one(
         say(console, _result(left.folder))
     say(console, str(left.folder))
     return code or int(left.intent != "done")
+
+
+def show_audit(folder: Path, console: Console | None = None) -> None:
+    """Send MLflow what an audit has found of the cells of a grid's folder since they were sent."""
+    spec = load_grid(folder / "grid.yaml")
+    judged = [c for c in plan(spec.cells(), folder) if _judged_later(RunStore(c.folder))]
+    with opened(folder.parent, [c.cfg for c in judged]) as stores:
+        _deliver(judged, stores, console or Console())
+
+
+def _judged_later(store: RunStore) -> bool:
+    sent = store.folder / "upload.json"
+    if not (sent.exists() and store.audit_path.exists()):
+        return False
+    return store.audit_path.stat().st_mtime_ns > sent.stat().st_mtime_ns
 
 
 def plan(cells: Sequence[RunConfig], folder: Path) -> list[Planned]:

@@ -251,7 +251,7 @@ FIGURES = (
            _behaviour("signed_spill"), min),
     Figure("spill_sum", "spill (sum)", "sum of all changes' sizes at a request, points (UnCLe's)",
            _behaviour("spill"), max, page=False),
-    Figure("relapse", "peak relapse", "the most that comes back later, points",
+    Figure("relapse", "peak relapse", "the most that is back at the end of a later request, points",
            _behaviour("peak_relapse"), max),
     Figure("late_relapse", "late relapse", "the same from the third further experience on",
            _behaviour("late_relapse"), max),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,6 +55,29 @@ def summary(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
         elif isinstance(value, int | float):
             flat[key(full)] = float(value)
     return flat
+
+
+def audited(found: Mapping[str, Any]) -> dict[str, float]:
+    """What the audit of a run found, as `audit/...`; accuracies are means over experiences."""
+    flat: dict[str, Any] = {"gain": found.get("gain")}
+    for model, splits in found.get("by_task", {}).items():
+        for split, known in splits.items():
+            flat[f"accuracy_{split}/{model}"] = (
+                math.fsum(known.values()) / len(known) if known else None
+            )
+    for split, distances in found.get("agreement", {}).items():
+        flat |= {f"distance_{split}/{name}": read["value"] for name, read in distances.items()}
+    for name, scores in found.get("attacks", {}).items():
+        flat |= {f"attacks/{name}/{model}": score for model, score in scores.items()}
+    for request in found.get("requests", ()):
+        for margin, index in request["times"].items():
+            flat[f"anamnesis_{margin}/{request['name']}"] = index["value"]
+    flat |= {f"cost/{name}": value for name, value in found.get("cost", {}).items()}
+    return {
+        key(f"audit/{name}"): float(value)
+        for name, value in flat.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def datasets(data: Mapping[str, Any]) -> list[DatasetInput]:

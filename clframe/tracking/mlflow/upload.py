@@ -200,6 +200,7 @@ class RunUploader:
         values = describe.summary(record.cost, "cost") | describe.summary(record.seconds, "seconds")
         if self.store.metrics_path.exists():
             values |= describe.summary(self.store.read_metrics(), "summary")
+        values |= describe.audited(self.store.read_audit())
         now = int(time.time() * 1000)
         self._send(
             [
@@ -211,8 +212,9 @@ class RunUploader:
 
     def _artifacts(self) -> list[Path]:
         store = self.store
-        files = (store.config_path, store.record_path, store.metrics_path, store.trace_path)
-        return [path for path in (*files, store.boundary_path, store.log_path) if path.exists()]
+        files = [store.config_path, store.record_path, store.metrics_path, store.trace_path]
+        files += [store.boundary_path, store.audit_path, store.log_path]
+        return [path for path in files if path.exists() and path.stat().st_size]
 
     def _end_ms(self) -> int:
         """When the cell last wrote, which may be long before its end reaches MLflow."""

@@ -282,3 +282,30 @@ def test_waiting_grows_to_a_minute(cell: Any, monkeypatch: pytest.MonkeyPatch) -
         waits.append(uploader._retry_at - clock[0])
         clock[0] = uploader._retry_at
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_what_an_audit_found_is_sent_by_a_later_call(cell: Any, target: Target) -> None:
+    cell.train(5)
+    assert RunUploader(target, cell.store.folder).finish("done")
+    found = {
+        "gain": -0.25,
+        "by_task": {"retrained": {"forget_test": {"0": 0.5, "2": 0.25}, "retain_test": {}}},
+        "agreement": {"forget_test": {"js": {"value": 0.125, "floor": None, "ratio": None}}},
+        "attacks": {"loss": {"unlearned": 0.75, "note": "attack uninformative"}},
+        "requests": [{"name": "U0", "times": {"0.05": {"value": "inf"}, "0.1": {"value": 2.0}}}],
+        "cost": {"seconds": 1.5},
+        "confidence": {"unlearned": [1.0]},
+    }
+    cell.store.audit_path.write_text(json.dumps(found))
+    assert RunUploader(target, cell.store.folder).finish("done")
+    run = cell.run(target)
+    assert {k: v for k, v in run.data.metrics.items() if k.startswith("audit/")} == {
+        "audit/gain": -0.25,
+        "audit/accuracy_forget_test/retrained": 0.375,
+        "audit/distance_forget_test/js": 0.125,
+        "audit/attacks/loss/unlearned": 0.75,
+        "audit/anamnesis_0.1/U0": 2.0,
+        "audit/cost/seconds": 1.5,
+    }
+    names = [a.path for a in client(target.uri).list_artifacts(run.info.run_id)]
+    assert "audit.json" in names and run.info.status == "FINISHED"
