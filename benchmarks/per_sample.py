@@ -97,6 +97,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
 if __name__ == "__main__":
     tables, folder = Path(sys.argv[1], "report", "tables.json"), Path(sys.argv[2])
     found = json.loads(tables.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
     _write(costs(found), folder / "costs.csv")
     _write(pairs(found), folder / "paired.csv")
     draw(found, folder / "per_sample.png")

@@ -50,7 +50,8 @@ def finish(store: RunStore, stream: Stream, reference: str | None) -> None:
     store.write_traces()
     primary = store.read_record().primary
     kept = retained(stream.order())
-    metrics = measure(store, primary, kept) | unlearned(store, primary, stream)
+    asked = [e.index for e in stream if e.kind == "forget"]
+    metrics = measure(store, primary, kept, asked) | unlearned(store, primary, stream)
     if reference is not None:  # retrained at each experience: it has no gaps to speak of
         metrics |= dict.fromkeys(FROM_TRACE - DESCRIBES)
     store.write_metrics(metrics)
@@ -58,14 +59,14 @@ def finish(store: RunStore, stream: Stream, reference: str | None) -> None:
     store.update_record(status="done", metrics=flatten(metrics))
 
 
-def measure(store: RunStore, primary: str, kept: list[int]) -> dict[str, Any]:
+def measure(store: RunStore, primary: str, kept: list[int], asked: list[int]) -> dict[str, Any]:
     """`summarize` of the trace, with what belongs to boundaries from the full test sets."""
     tables = store.read_trace(primary), store.read_boundary(primary)
     traces = [AccuracyTrace.from_columns(columns(t), primary) for t in tables]
     if not kept:  # everything has been forgotten
         return {"n_experiences": 0}
     sizes = sizes_of(store.read_record().data, kept)
-    dense, full = (summarize(t.rows(), kept=kept, sizes=sizes) for t in traces)
+    dense, full = (summarize(t.rows(), kept=kept, requests=asked, sizes=sizes) for t in traces)
     return {k: v if k in FROM_TRACE else full[k] for k, v in dense.items()}
 
 

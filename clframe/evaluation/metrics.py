@@ -28,6 +28,7 @@ def summarize(
     rows: Rows,
     *,
     kept: Iterable[int] | None = None,
+    requests: Iterable[int] = (),
     joint_prefix: Sequence[float | None] | None = None,
     joint_all: Sequence[float | None] | None = None,
     independent: Sequence[float | None] | None = None,
@@ -44,7 +45,9 @@ def summarize(
     `kept` are the stream positions of the experiences that count, where a stream has requests: what
     else it learns or forgets is a stage too, with a boundary and a row of R, but none of them is
     learnt in it. What is before the first of them is left out. It adds `stages` and `kept`, the
-    stream positions of R's rows and columns; references and sizes are then of `kept`.
+    stream positions of R's rows and columns; references and sizes are then of `kept`. The positions
+    `requests` are those of forget requests: as each method takes as many updates there as it likes,
+    the mean over updates, `avg_anytime_acc`, leaves them out.
 
     The references are accuracies on each
     experience k: of joint training on 0..k, of joint training on all, of training on k alone; each
@@ -61,7 +64,7 @@ def summarize(
         "init_acc": initial,
         **continual(line, _sizes("windows", windows, _WINDOWS), _sizes("betas", betas, _BETAS)),
         "gap": gap(line),
-        **standard(line),
+        **standard(line, requests),
     }
     if kept is not None:
         result |= {"stages": line.stages.tolist(), "kept": line.experiences.tolist()}

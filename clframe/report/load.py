@@ -138,9 +138,18 @@ def load_grid(folder: Path) -> Grid:
     strays = sorted(set(found) - set(planned))
     if strays and planned:
         warnings.append(f"not in grid.yaml, and left out: {', '.join(strays)}")
+    asked = [c for c in cells if c.state == "done" and any(map(_forgets, c.stream))]
+    due = [c for c in asked if beside and not RunStore(c.folder).audit_path.exists()]
+    if due:
+        told = f"{len(due)} of {len(asked)} runs that were told to forget are not judged"
+        warnings.append(f"{told}: clframe audit {folder.name}")
     return Grid(
         folder.name, folder, tuple(cells or sorted(found.values(), key=_order)), tuple(warnings)
     )
+
+
+def _forgets(row: dict[str, Any]) -> bool:
+    return row.get("kind") == "forget"
 
 
 def load_cell(folder: Path) -> Cell:

@@ -106,7 +106,7 @@ def cost_view(table: Table) -> View:
         "seconds_train": ("of these training", 1),
         "seconds_evaluate": ("of these evaluating", 1),
         "updates": ("updates", 0),
-        "samples": ("samples learned", 0),
+        "samples": ("samples processed", 0),
         "memory_mb": ("memory [MB]", 2),
         "memory_samples": ("samples in memory", 0),
         "past_samples": ("past samples read", 0),

@@ -125,7 +125,7 @@ def test_the_requests_example(home: Path) -> None:
 
 
 def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    strategy, loading, probe, journal, metrics = blocks("python")
+    strategy, loading, probe, journal, metrics, fresh_head, push = blocks("python")
     (home / "strategies").mkdir(exist_ok=True)
     (home / "strategies" / "weighted.py").write_text(strategy)
     folder = clframe(["run", "strategy=weighted", "scenario=split_digits"], home).splitlines()[-1]
@@ -143,6 +143,12 @@ def test_the_python_examples(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     folder = clframe(["run", *words], home).splitlines()[-1]
     record = json.loads((Path(folder) / "record.json").read_text())
     assert record["counting"]["features_kept"]
+    for name, text in (("fresh_head", fresh_head), ("push", push)):
+        (home / "strategies" / f"{name}.py").write_text(text)
+        words = [f"strategy={name}+replay", "scenario=split_digits", "forget_data=true"]
+        folder = clframe(["run", *words, "requests=L0 L1 U0", "epochs=1"], home).splitlines()[-1]
+        spent = json.loads((Path(folder) / "record.json").read_text())["spent"]
+        assert spent[2]["updates"] == {"fresh_head": 1, "push": 10}[name]
 
 
 def test_the_ui_opens_on_the_runs(home: Path) -> None:

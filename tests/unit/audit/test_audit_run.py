@@ -363,3 +363,10 @@ def test_a_companion_that_is_not_done_is_told_of_in_the_report(grid: Path) -> No
     lost = folder_of(grid, "replay", 0, "L1 L2")
     RunStore(lost).update_record(status="failed")
     assert read(grid).warnings == (f"a run that the audit needs is failed: {lost.name}",)
+
+
+def test_runs_that_are_not_judged_are_told_of_in_the_report(grid: Path) -> None:
+    assert read(grid).warnings == ()
+    (folder_of(grid, "replay", 0, "L0 L1 U0 L2") / "audit.json").unlink()
+    told = "1 of 6 runs that were told to forget are not judged: clframe audit gone"
+    assert read(grid).warnings == (told,)

@@ -179,6 +179,13 @@ def test_forgotten_experiences_leave_the_metrics(make_cell: MakeCell) -> None:
     at = {(r["train_experience"], r["eval_experience"]): r["accuracy"] for r in primary}
     assert metrics["learning_acc"] == pytest.approx((at[1, 1] + at[3, 3]) / 2)
     assert metrics["forg_final"] == pytest.approx(at[1, 1] - at[3, 1])
+    trace = store2.read_trace(store2.read_record().primary).to_pylist()
+    one, two = (
+        {r["iteration"]: r["accuracy"] for r in trace if r["eval_experience"] == e} for e in (1, 3)
+    )
+    when = {r["iteration"]: r["train_experience"] for r in trace if r["iteration"]}
+    every = [one[t] if k == 1 else (one[t] + two[t]) / 2 for t, k in when.items() if k in (1, 3)]
+    assert metrics["avg_anytime_acc"] == pytest.approx(sum(every) / len(every))
 
 
 def test_a_loss_that_is_not_finite_stops_the_cell(

@@ -216,7 +216,7 @@ def part_a(x: Trace, windows: Any, betas: Any) -> dict[str, Any]:
 # --- Part B -----------------------------------------------------------------------------------
 
 
-def part_b(x: Trace) -> dict[str, Any]:
+def part_b(x: Trace, asked: Any) -> dict[str, Any]:
     below = [(s, i) for s in x.stages for i in x.before(s)]
     above = [(s, i) for s in x.stages for i in x.kept if i > s]
     at_or_below = [(s, i) for s in x.stages for i in x.seen(s)]
@@ -226,7 +226,7 @@ def part_b(x: Trace) -> dict[str, Any]:
     old, L = x.before(x.last), x.last
     later = {i: [x.R(s, i) for s in x.stages if i <= s] for i in old}
     return {
-        "avg_anytime_acc": average([seen_mean(x, t) for t in x.times]),
+        "avg_anytime_acc": average([seen_mean(x, t) for t in x.times if x.e[t] not in asked]),
         "avg_incremental_acc": average([seen_mean(x, b) for b in x.b.values()]),
         "learning_acc": average([x.R(k, k) for k in x.kept]),
         "lower_triangle_acc": average([x.R(s, i) for s, i in at_or_below]),
@@ -265,6 +265,7 @@ def summarize(
     rows: Any,
     *,
     kept: Any = None,
+    requests: Any = (),
     joint_prefix: Any = None,
     joint_all: Any = None,
     independent: Any = None,
@@ -279,7 +280,7 @@ def summarize(
         "R": [[x.R(s, i) for i in x.kept] for s in x.stages],
         "init_acc": [x.z(i) for i in x.kept],
         **part_a(x, {*windows, 10, 100}, {*betas, 10}),
-        **part_b(x),
+        **part_b(x, requests),
         **references(x, joint_prefix, joint_all, independent),
         **({} if kept is None else {"stages": x.stages, "kept": x.kept}),
     }

@@ -125,7 +125,7 @@ def test_a_request_is_a_stage_in_which_nothing_is_learnt() -> None:
     one = [(2, 1, 0.8), (3, 2, 0.5), (4, 2, 0.6), (5, 3, 0.4), (6, 3, 0.7), (7, 4, 0.6)]
     three = [(0, 0, 0.2), (4, 2, 0.3), (5, 3, 0.5), (6, 3, 1.0), (7, 4, 0.9)]
     rows = [*zero, *((t, e, 1, a) for t, e, a in one), *((t, e, 3, a) for t, e, a in three)]
-    result = summarize(rows, kept=[3, 1], sizes=[10, 30])
+    result = summarize(rows, kept=[3, 1], requests=[2, 4], sizes=[10, 30])
     hand = {
         "n_experiences": 2,
         "stages": [1, 2, 3, 4],
@@ -140,6 +140,7 @@ def test_a_request_is_a_stage_in_which_nothing_is_learnt() -> None:
         "min_acc_curve": [None, 0.5, 0.5, 0.4, 0.4, 0.65],
         "wc_acc_curve": [0.8, 0.5, 0.5, 0.45, 0.7, 0.65],
         "aa_curve": [0.8, 0.5, 0.6, 0.45, 0.85, 0.75],
+        "avg_anytime_acc": (0.8 + 0.45 + 0.85) / 3,
         "forgetting_chaudhry": (0.2 + 0.1) / 2,
         "fwt": 0.3 - 0.2,
         "pooled_acc_final": (0.6 * 10 + 0.9 * 30) / 40,

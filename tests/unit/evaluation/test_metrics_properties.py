@@ -84,7 +84,10 @@ def test_equals_the_slow_metrics_of_what_is_kept(data: st.DataObject, rows: list
     """Of any experiences, wherever what does not count is: before them, between, behind."""
     every = range(num_of(rows))
     kept = data.draw(st.lists(st.sampled_from(every), min_size=1, unique=True))
-    asked = {**data.draw(references(len(kept))), "kept": kept, "betas": (1, 3)}
+    others = sorted({*every} - {*kept})
+    requests = data.draw(st.lists(st.sampled_from(others), unique=True)) if others else []
+    asked = {"kept": kept, "requests": requests, "betas": (1, 3)}
+    asked |= data.draw(references(len(kept)))
     assert differences(summarize(rows, **asked), slow_metrics.summarize(rows, **asked)) == []
     whole = summarize(rows, kept=every)
     assert whole == summarize(rows) | {"stages": [*every], "kept": [*every]}
