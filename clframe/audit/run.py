@@ -9,8 +9,8 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -138,37 +138,38 @@ def _judged(cases: Sequence[Case], how: Audit, workers: int) -> Iterator[Verdict
         for group in groups.values():
             yield from _judge_all(group, how)
         return
-    left = yield from _pooled([*groups.values()], how, workers)
-    for group in left:  # a process that is killed takes all others with it: once more, alone
+    yield from _pooled([*groups.values()], how, workers)
+
+
+def _pooled(groups: Sequence[list[Case]], how: Audit, workers: int) -> Iterator[Verdict]:
+    """Judge in `workers` processes; one that is killed is replaced, and costs no other anything."""
+    mine, stopped = threading.local(), threading.Event()
+    arguments = (1, multiprocessing.get_context("spawn"), _leave_with, (os.getpid(),))
+
+    def judged(group: list[Case]) -> list[Verdict]:
         begun = time.perf_counter()
-        if (yield from _pooled([group], how, 1)):
-            end = "its process was killed twice, for want of memory perhaps"
-            yield from ((case, end, time.perf_counter() - begun) for case in group)
-
-
-def _pooled(
-    groups: Sequence[list[Case]], how: Audit, workers: int
-) -> Generator[Verdict, None, list[list[Case]]]:
-    """Judge in processes; returns the groups whose process was killed, or another beside it."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _leave_with, (os.getpid(),))
-    left = []
-    try:
-        sent = {pool.submit(_judge_listed, g, how): g for g in groups}
-        for future in as_completed(sent):
+        for _ in range(2):
+            if stopped.is_set():
+                break
+            mine.pool = getattr(mine, "pool", None) or ProcessPoolExecutor(*arguments)
             try:
-                found = future.result()
+                return mine.pool.submit(_judge_listed, group, how).result()
             except BrokenProcessPool:
-                left.append(sent[future])
-            else:
-                yield from found
+                mine.pool = None
+        end = "its process was killed twice, for want of memory perhaps"
+        return [(case, end, time.perf_counter() - begun) for case in group]
+
+    threads = ThreadPoolExecutor(workers)
+    try:
+        for future in as_completed([threads.submit(judged, group) for group in groups]):
+            yield from future.result()
     except BaseException:  # as at Ctrl-C: what runs is not waited for
+        stopped.set()
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
-    return left
+        threads.shutdown(cancel_futures=True)
 
 
 def _leave_with(parent: int) -> None:
@@ -216,5 +217,7 @@ def _compare_shadows(cases: Sequence[Case]) -> None:
         attack = attacks.lira(pairs[0], pairs[1], allow_fewer=len(found) >= FEWEST)
         if len(found) < FEWEST:
             attack = attack._replace(note=f"{attack.note}, or {FEWEST} for a number with a warning")
+        told = plain(attack._asdict(), infinities=True)
         for folder, one in zip(folders, found, strict=True):
-            _write(folder, one | {"lira": attack._asdict()})
+            if one.get("lira") != told:
+                _write(folder, one | {"lira": told})

@@ -139,12 +139,12 @@ def _preset(name: str) -> str:
     return str(known[name])
 
 
-def in_words(requests: Sequence[Mapping[str, Any] | str]) -> str:
+def in_words(requests: Sequence[Mapping[str, Any]]) -> str:
     """Requests in the long form on one line: "L0 L1 U{classes 2} L2", for tables and titles.
 
     Of many numbers it has how many there are, and a few letters that tell them from others.
     """
-    return " ".join(r if isinstance(r, str) else _in_words(r) for r in requests)
+    return " ".join(map(_in_words, requests))
 
 
 def _in_words(request: Mapping[str, Any]) -> str:
@@ -158,9 +158,9 @@ def _in_words(request: Mapping[str, Any]) -> str:
 
 
 def _listed(numbers: Mapping[str, Any]) -> str:
-    (kind, values), *_ = [(k, v) for k, v in numbers.items() if v]
-    if not isinstance(values, list) or len(values) <= FEW:
-        return f"{kind} {','.join(map(str, values)) if isinstance(values, list) else values}"
+    kind, values = next((k, v) for k, v in numbers.items() if v)
+    if len(values) <= FEW:
+        return f"{kind} {','.join(map(str, values))}"
     letters = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:4]
     return f"{len(values)} {kind} #{letters}"
 

@@ -278,7 +278,8 @@ def must_have(wrapper: type[Wrapper], *hooks: str) -> None:
     if any(getattr(wrapper, hook) is not getattr(Wrapper, hook) for hook in hooks):
         return
     own = [name for name in vars(wrapper) if not hasattr(Wrapper, name)]
-    close = next((f" Did you mean {h!r} by {o!r}?" for h in hooks for o in own if h in o), "")
+    close = [(hook, name) for hook in hooks for name in own if name.endswith(hook)]
+    hint = f" Did you mean {close[0][0]!r} by {close[0][1]!r}?" if close else ""
     raise PluginError(
-        f"{wrapper.__name__} only forgets, and has no {' or '.join(hooks)} to do it by.{close}"
+        f"{wrapper.__name__} only forgets, and has no {' or '.join(hooks)} to do it by.{hint}"
     )

@@ -135,9 +135,10 @@ def _check_held(
     if not missing:
         return
     learned, every = _values(column.values()), _values(_column(e, named.names) for e in stream)
+    later = every - learned
     told = {
         "forgotten before": [v for v in missing if v in learned],
-        "not learned by then": [v for v in missing if v in every - learned],
+        "not learned by then": [v for v in missing if v in later],
         "nowhere in the scenario": [v for v in missing if v not in every],
     }
     reasons = "; ".join(f"{named.names} {_list(v)}: {why}" for why, v in told.items() if v)

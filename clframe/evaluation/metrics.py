@@ -16,7 +16,7 @@ from clframe.evaluation.standard import (
     standard,
     transfer_over_independent,
 )
-from clframe.evaluation.timeline import Rows, TraceError, read
+from clframe.evaluation.timeline import Rows, Timeline, TraceError, read
 
 __all__ = ["TraceError", "lifelong", "sizes_of", "summarize"]
 
@@ -42,26 +42,26 @@ def summarize(
     with these columns. Leave rows out where a model cannot be asked (experiences to come under a
     growing or masked head): what needs them is then None.
 
-    `kept` are the stream positions of the experiences that count, where a stream has requests: what
-    else it learns or forgets is a stage too, with a boundary and a row of R, but none of them is
-    learnt in it. What is before the first of them is left out. It adds `stages` and `kept`, the
-    stream positions of R's rows and columns; references and sizes are then of `kept`. The positions
-    `requests` are those of forget requests: as each method takes as many updates there as it likes,
-    the mean over updates, `avg_anytime_acc`, leaves them out.
+    `kept` are the stream positions, ascending, of the experiences that count, where a stream has
+    requests: what else it learns or forgets is a stage too, with a boundary and a row of R, but
+    none of them is learnt in it. What is before the first of them is left out. It adds `stages` and
+    `kept`, the stream positions of R's rows and columns. `requests` are the positions of forget
+    requests: as each method takes as many updates there as it likes, the mean over updates,
+    `avg_anytime_acc`, leaves them out.
 
-    The references are accuracies on each
-    experience k: of joint training on 0..k, of joint training on all, of training on k alone; each
-    adds its own keys; so do `sizes`, the test samples of each experience, which pool what others
-    average over experiences. Windows 10 and 100 and beta 10 are always among those returned.
+    The references are accuracies on each experience k (that is kept): of joint training on 0..k, of
+    joint training on all, of training on k alone; each adds its own keys; so do `sizes`, the test
+    samples of each, which pool what others average over experiences. Windows 10 and 100 and beta 10
+    are always among those returned.
     """
     line = read(rows, kept)
-    matrix, initial, num = line.matrix(), line.initial(), line.num_experiences
+    num = line.num_experiences
     result: dict[str, Any] = {
         "n_experiences": num,
         "boundaries": line.boundaries.tolist(),
         "eval_iterations": line.iterations[line.starts[0] :].tolist(),
-        "R": matrix,
-        "init_acc": initial,
+        "R": line.matrix(),
+        "init_acc": line.initial(),
         **continual(line, _sizes("windows", windows, _WINDOWS), _sizes("betas", betas, _BETAS)),
         "gap": gap(line),
         **standard(line, requests),
@@ -70,15 +70,26 @@ def summarize(
         result |= {"stages": line.stages.tolist(), "kept": line.experiences.tolist()}
     if sizes is not None:
         result |= pooled(line, _counted("sizes", sizes, num))
+    return result | _beside_references(line, joint_prefix, joint_all, independent)
+
+
+def _beside_references(
+    line: Timeline,
+    joint_prefix: Sequence[float | None] | None,
+    joint_all: Sequence[float | None] | None,
+    independent: Sequence[float | None] | None,
+) -> dict[str, Any]:
+    """One key for each reference there is."""
+    result, num, own = {}, line.num_experiences, at_own(line)
     if joint_prefix is not None:
         cells = _reference("joint_prefix", joint_prefix, num)
-        result["intransigence"] = intransigence(at_own(line), cells)
+        result["intransigence"] = intransigence(own, cells)
     if independent is not None:
         cells = _reference("independent", independent, num)
-        result["fwt_vs_independent"] = transfer_over_independent(at_own(line), cells)
+        result["fwt_vs_independent"] = transfer_over_independent(own, cells)
     if joint_all is not None:
         cells = _reference("joint_all", joint_all, num)
-        result["forgetting_ratio"] = forgetting_ratio(matrix, initial, cells)
+        result["forgetting_ratio"] = forgetting_ratio(line.matrix(), line.initial(), cells)
     return result
 
 

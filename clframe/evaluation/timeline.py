@@ -119,7 +119,7 @@ def read(rows: Rows, kept: Iterable[int] | None = None) -> Timeline:
     table = _table(rows)
     _check_cells(table)
     if kept is not None:
-        kept = sorted({*kept})
+        kept = [*kept]
         table = _only(table, kept)
     t, e, i = (column.astype(np.int64) for column in table.T[:3])
     _check_untouched(t, e)
@@ -150,8 +150,8 @@ def read(rows: Rows, kept: Iterable[int] | None = None) -> Timeline:
 
 def _only(table: Floats, kept: Sequence[int]) -> Floats:
     """The rows that are about the experiences `kept`, from the first one's learning on."""
-    if not kept:
-        raise TraceError("none of the experiences is kept, so there is nothing to measure")
+    if not kept or sorted({*kept}) != kept:
+        raise TraceError(f"kept are positions in the stream's order, one at least; got {kept}")
     t, e, i = table.T[:3]
     learnt = {*np.unique(e[t >= 1]).astype(int).tolist()}
     if missing := sorted({*kept} - learnt):

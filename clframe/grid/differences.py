@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clframe.tracking.store import RunStore
+
+if TYPE_CHECKING:
+    from clframe.core.strategy import Strategy
 
 CLOSE = 1e-9  # of double precision, over a short stream
 TABLES = ("trace.parquet", "boundary.parquet")
@@ -28,12 +31,27 @@ def difference(one: Path, other: Path, close: float = 0.0) -> str | None:
     return None
 
 
-def networks_apart(one: Path, other: Path) -> str | None:
-    """What tells the networks of two runs apart, whatever strategies they had; None if nothing."""
+def acts_as_base(wrapped: Path, alone: Path) -> bool:
+    """Whether a wrapper's run ends as its base's, memories aside, with nothing of its own."""
     from clframe import load_run as load_strategy
 
-    states = [load_strategy(folder).net.state_dict() for folder in (one, other)]
-    return None if _equal(dict(states[0]), dict(states[1])) else "the networks differ"
+    ours, theirs = (_state(load_strategy(folder)) for folder in (wrapped, alone))
+    same = _equal(ours, {f"base.{key}": value for key, value in theirs.items()})
+    return same and _answers(wrapped) == _answers(alone)
+
+
+def _state(strategy: Strategy) -> dict[str, Any]:
+    from clframe.core.memory import Memory
+
+    held = tuple(f"{name}." for name, m in strategy.named_modules() if isinstance(m, Memory))
+    return {k: v for k, v in strategy.state_dict().items() if not k.startswith(held)}
+
+
+def _answers(folder: Path) -> list[float]:
+    """The accuracies at the boundaries of a run."""
+    store = RunStore(folder)
+    rows = store.read_boundary(store.read_record().primary).to_pylist()
+    return [row["accuracy"] for row in rows]
 
 
 def distance(one: Path, other: Path, close: float = CLOSE) -> str | None:

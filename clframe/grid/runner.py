@@ -143,16 +143,16 @@ def run_one(
 def show_audit(folder: Path, console: Console | None = None) -> None:
     """Send MLflow what an audit has found of the cells of a grid's folder since they were sent."""
     spec = load_grid(folder / "grid.yaml")
-    judged = [c for c in plan(spec.cells(), folder) if _judged_later(RunStore(c.folder))]
+    cells = plan(spec.cells(), folder)
+    judged = [c for c in cells if _judged_later(RunStore(c.folder)) or owed(c.folder)]
     with opened(folder.parent, [c.cfg for c in judged]) as stores:
         _deliver(judged, stores, console or Console())
 
 
 def _judged_later(store: RunStore) -> bool:
-    sent = store.folder / "upload.json"
-    if not (sent.exists() and store.audit_path.exists()):
-        return False
-    return store.audit_path.stat().st_mtime_ns > sent.stat().st_mtime_ns
+    sent, found = store.upload_path, store.audit_path
+    both = sent.exists() and found.exists()  # a run that is shown nowhere was never sent
+    return both and found.stat().st_mtime_ns > sent.stat().st_mtime_ns
 
 
 def plan(cells: Sequence[RunConfig], folder: Path) -> list[Planned]:

@@ -18,6 +18,7 @@ from clframe.errors import PluginError, nearest
 from clframe.registry.declared import Declared, Option, inspected, parameters, read
 from clframe.registry.search import FOLDER, Kind, folders, shown
 
+SHORT = 5  # names of fewer letters are too like each other
 ALMOST = 0.85  # how alike two names are of which one is taken for a slip of the other
 
 
@@ -225,11 +226,12 @@ def _check_hooks(name: str, found: Callable[..., Any]) -> None:
     if not any(c.__name__ == "Strategy" for c in ours):
         return
     known = {n for c in ours for n in (*vars(c), *vars(c).get("__annotations__", ()))}
-    for cls in lineage[: lineage.index(ours[0])]:
-        for own, value in vars(cls).items():
-            hooks = [h for h in known if callable(getattr(ours[0], h, None)) == callable(value)]
+    for cls in (c for c in lineage if c.__module__ == found.__module__):
+        for own in (n for n in vars(cls) if len(n) >= SHORT and n not in known and n[0] != "_"):
+            called = callable(getattr(cls, own))
+            hooks = [h for h in known if callable(getattr(ours[0], h, None)) == called]
             close = difflib.get_close_matches(own, hooks, 1, ALMOST)
-            if close and own not in known and not own.startswith("_"):
+            if close:
                 raise PluginError(
                     f"{name}: nothing asks for {cls.__name__}.{own}. Did you mean {close[0]!r}? "
                     "If not, give it a name less like that hook's."

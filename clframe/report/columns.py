@@ -65,13 +65,13 @@ ACCURACY = (
     Column("wp10", "WP10", "wp|10", "points", "trace", "up",
            "largest rise within 10 evaluations"),
     Column("aaa", "AAA", "avg_anytime_acc", "%", "trace", "up",
-           "average anytime accuracy: over all evaluations, of everything seen"),
+           "average anytime accuracy: over all evaluations outside requests, of all seen"),
 )
 GAP = (
     Column("depth", "gap depth", "gap|depth_mean", "points", "trace", "down",
            "accuracy before a switch minus the lowest after it, over all old experiences"),
     Column("depth_recent", "depth, recent", "gap|depth_recent_mean", "points", "trace", "down",
-           "the same for the experience learned just before the switch"),
+           "the same for the latest of those learned before the switch"),
     Column("depth_rel", "depth, relative", "gap|depth_rel_mean", "ratio", "trace", "down",
            "gap depth divided by the accuracy before the switch"),
     Column("area_norm", "gap area", "gap|area_norm_mean", "points", "trace", "down",

@@ -40,7 +40,7 @@ class Look(NamedTuple):
 def looks(groups: Sequence[Group]) -> dict[str, Look]:
     """Method label -> look: colour by strategy; dash, then shade, by variant.
 
-    Where a strategy has more variants than there are dashes, each method has a colour of its own.
+    Where a strategy has more variants than there are dashes, colours go by method.
     """
     methods: dict[Method, str | None] = {}
     for group in groups:

@@ -105,14 +105,20 @@ def _values(cell: Cell, bounds: Bounds) -> Values:
         joint_all=bounds.joint_all,
         independent=bounds.independent,
     )
-    return {c.key: _value(cell, c, full) for c in COLUMNS}
+    dense = cell.metrics
+    asked = [e["index"] for e in cell.stream if e.get("kind") == "forget"]
+    if asked and "stages" not in dense:  # of an earlier version, which cut windows otherwise
+        dense = summarize(cell.trace().rows(), kept=cell.kept, requests=asked)
+    return {c.key: _value(cell, c, full, dense) for c in COLUMNS}
 
 
-def _value(cell: Cell, column: Column, full: Mapping[str, Any]) -> float | None:
+def _value(
+    cell: Cell, column: Column, full: Mapping[str, Any], dense: Mapping[str, Any]
+) -> float | None:
     if cell.reference and cell.reference not in column.for_references:
         return None
     if column.source == "boundary":
         return scaled(look_up(full, column.path), column.unit)
     if cell.evaluation.get("rho") == 0:  # evaluated at boundaries only: minima were not watched
         return None
-    return scaled(look_up(cell.metrics, column.path), column.unit)
+    return scaled(look_up(dense, column.path), column.unit)

@@ -154,7 +154,12 @@ def test_check_kills_behind_a_request_and_sees_a_wrapper_that_does_nothing(
     path.write_text(FORGETFUL.replace("self.net.head.weight.normal_", "torch.empty(3).normal_"))
     code, lines = command("check forgetful+replay epochs=1")
     assert code == 1 and lines[4].startswith("✗ forgets"), lines
-    assert lines[4].endswith("a request changes nothing: the network is that of replay alone")
+    assert lines[4].endswith("a request changes nothing: all is as with replay alone")
+
+
+def test_check_of_what_learns_in_an_instant(command: Command) -> None:
+    code, lines = command("check fetril")
+    assert code == 0 and len(lines) == 6 and all(line.startswith("✓") for line in lines), lines
 
 
 def test_a_shipped_grid_by_its_name(command: Command) -> None:

@@ -71,7 +71,7 @@ def audited(found: Mapping[str, Any]) -> dict[str, float]:
         flat |= {f"attacks/{name}/{model}": score for model, score in scores.items()}
     for request in found.get("requests", ()):
         for margin, index in request["times"].items():
-            flat[f"anamnesis_{margin}/{request['name']}"] = index["value"]
+            flat[f"anamnesis_{margin}/{request['position']}_{request['name']}"] = index["value"]
     flat |= {f"cost/{name}": value for name, value in found.get("cost", {}).items()}
     return {
         key(f"audit/{name}"): float(value)

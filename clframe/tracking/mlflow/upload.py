@@ -44,7 +44,7 @@ class RunUploader:
         self._delivered = 0
         self._wait = 0.0
         self._retry_at = 0.0
-        self._state_path = self.store.folder / "upload.json"
+        self._state_path = self.store.upload_path
 
     def push(self, final: bool = False) -> int:
         """Send new points and say how many; `final` sends everything, also few at a time.

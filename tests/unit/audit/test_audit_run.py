@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from clframe.config.companions import Audit
 from clframe.config.grid import load_grid
 from clframe.config.identity import run_id
 from clframe.errors import ConfigError
+from clframe.grid import runner
 from clframe.grid.runner import run_grid
 from clframe.report import Report, build
 from clframe.report.load import load_grid as read
@@ -258,7 +262,7 @@ def test_workers_find_the_same(grid: Path) -> None:
 
 
 KILLED = """
-import os, signal
+import os, signal, sys, time
 from pathlib import Path
 from clframe.audit import run as audit_run
 from clframe.audit.run import audit
@@ -268,7 +272,11 @@ def judge(case, bench):
         os.kill(os.getpid(), signal.SIGKILL)
     return {{}}
 
-audit_run.judge = judge
+def wait(case, bench):
+    (Path({folder!r}) / f"pid-{{os.getpid()}}").touch()
+    time.sleep(600)
+
+audit_run.judge = wait if "wait" in sys.argv else judge
 if __name__ == "__main__":
     raise SystemExit(audit(Path({folder!r}), workers=2))
 """
@@ -285,6 +293,46 @@ def test_a_worker_that_is_killed_costs_at_most_its_own(grid: Path, tmp_path: Pat
     lost = [line for line in done.stdout.splitlines() if "was killed twice" in line]
     assert len(lost) == 2 and all("-s0-" in line for line in lost)
     assert len([*grid.glob("*/audit.json")]) == 4
+
+
+def test_workers_end_with_whoever_started_them(grid: Path, tmp_path: Path) -> None:
+    for path in grid.glob("*/audit.json"):
+        path.unlink()
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(folder=str(grid)))
+    started = subprocess.Popen([sys.executable, str(script), "wait"], stdout=subprocess.DEVNULL)
+    workers = until(lambda: [int(p.name[4:]) for p in grid.glob("pid-*")], 2)
+    started.kill()
+    started.wait()
+    assert until(lambda: [w for w in workers if not Path(f"/proc/{w}").exists()], 2)
+
+
+def until(found: Callable[[], list[int]], count: int) -> list[int]:
+    """What `found` gives once that is `count` long."""
+    deadline = time.monotonic() + 120
+    while len(found()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found()
+
+
+def test_mlflow_is_sent_what_it_does_not_have(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Path] = []
+    monkeypatch.setattr(runner, "_deliver", lambda cells, *_: sent.extend(c.folder for c in cells))
+    own, _ = cells_of(grid)
+    runner.show_audit(grid)
+    assert sent == [], "these runs are shown nowhere"
+    for folder in own:
+        (folder / "upload.json").write_text("{}")
+        os.utime(folder / "upload.json", (1, 1))
+    runner.show_audit(grid)
+    assert sorted(sent) == sorted(own)
+    for folder in own:
+        os.utime(folder / "upload.json")
+    sent.clear()
+    assert audit(grid) == 0
+    runner.show_audit(grid)
+    assert sent == [], "nothing was judged anew"
 
 
 def test_a_grid_that_was_run_without_an_audit_says_what_to_do(

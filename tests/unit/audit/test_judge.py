@@ -146,7 +146,7 @@ def test_classes_of_which_nothing_is_held_are_left_out_of_distances(tmp_path: Pa
     expected = agreement.js(ours, theirs, held)
     assert found["agreement"]["retain_test"]["js"]["value"] == pytest.approx(expected)
     (request,) = found["requests"]
-    assert request["name"] == "U0" and found["by_task"]["unlearned"]["forget_test"] == {0: 0.0}
+    assert request["name"] == "U0 part" and found["by_task"]["unlearned"]["forget_test"] == {0: 0.0}
 
 
 def test_so_are_they_where_not_every_class_was_learned(tmp_path: Path) -> None:

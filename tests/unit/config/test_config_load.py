@@ -298,8 +298,7 @@ def test_the_set_of_keys_changes_knowingly() -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        (["L0", "L1", "U0"], "L0 L1 U0"),
-        (["L0", {"forget": {"classes": [2, 3]}}], "L0 U{classes 2,3}"),
+        ([{"learn": 0}, {"forget": {"classes": [2, 3]}}], "L0 U{classes 2,3}"),
         ([{"forget": {"tasks": [0, 1]}, "data": True}], "U{tasks 0,1}+data"),
         ([{"learn": 0, "without": [{"tasks": [1]}, {"uids": [7]}]}], "L0{without tasks 1 uids 7}"),
     ],

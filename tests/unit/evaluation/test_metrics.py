@@ -125,7 +125,7 @@ def test_a_request_is_a_stage_in_which_nothing_is_learnt() -> None:
     one = [(2, 1, 0.8), (3, 2, 0.5), (4, 2, 0.6), (5, 3, 0.4), (6, 3, 0.7), (7, 4, 0.6)]
     three = [(0, 0, 0.2), (4, 2, 0.3), (5, 3, 0.5), (6, 3, 1.0), (7, 4, 0.9)]
     rows = [*zero, *((t, e, 1, a) for t, e, a in one), *((t, e, 3, a) for t, e, a in three)]
-    result = summarize(rows, kept=[3, 1], requests=[2, 4], sizes=[10, 30])
+    result = summarize(rows, kept=[1, 3], requests=[2, 4], sizes=[10, 30])
     hand = {
         "n_experiences": 2,
         "stages": [1, 2, 3, 4],
@@ -151,7 +151,10 @@ def test_a_request_is_a_stage_in_which_nothing_is_learnt() -> None:
     assert differences(dips, {"1->2|1": 0.3, "2->3|1": 0.2, "3->4|1": 0.1, "3->4|3": 0.1}) == []
 
 
-@pytest.mark.parametrize(("kept", "says"), [([], "none of the"), ([0, 7], "7 was never learnt")])
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [([], "one at least"), ([1, 0], "in the stream's order"), ([0, 7], "7 was never learnt")],
+)
 def test_what_is_kept_has_been_learnt(kept: list[int], says: str) -> None:
     with pytest.raises(TraceError, match=says):
         summarize(ROWS, kept=kept)

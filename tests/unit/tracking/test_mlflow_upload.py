@@ -287,12 +287,13 @@ def test_waiting_grows_to_a_minute(cell: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_what_an_audit_found_is_sent_by_a_later_call(cell: Any, target: Target) -> None:
     cell.train(5)
     assert RunUploader(target, cell.store.folder).finish("done")
+    times = {"0.05": {"value": "inf"}, "0.1": {"value": 2.0}}
     found = {
         "gain": -0.25,
         "by_task": {"retrained": {"forget_test": {"0": 0.5, "2": 0.25}, "retain_test": {}}},
         "agreement": {"forget_test": {"js": {"value": 0.125, "floor": None, "ratio": None}}},
         "attacks": {"loss": {"unlearned": 0.75, "note": "attack uninformative"}},
-        "requests": [{"name": "U0", "times": {"0.05": {"value": "inf"}, "0.1": {"value": 2.0}}}],
+        "requests": [{"name": "U0", "position": 2, "times": times}],
         "cost": {"seconds": 1.5},
         "confidence": {"unlearned": [1.0]},
     }
@@ -304,7 +305,7 @@ def test_what_an_audit_found_is_sent_by_a_later_call(cell: Any, target: Target) 
         "audit/accuracy_forget_test/retrained": 0.375,
         "audit/distance_forget_test/js": 0.125,
         "audit/attacks/loss/unlearned": 0.75,
-        "audit/anamnesis_0.1/U0": 2.0,
+        "audit/anamnesis_0.1/2_U0": 2.0,
         "audit/cost/seconds": 1.5,
     }
     names = [a.path for a in client(target.uri).list_artifacts(run.info.run_id)]
