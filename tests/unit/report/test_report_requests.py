@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,23 @@ def test_switches_and_experiences_have_their_name_of_the_scenario(tmp_path: Path
     assert still(made, "overlay") == titles
     shown = [a.text for a in figures.overlay(made).layout.annotations]
     assert [text[3:-4] for text in shown if text.startswith("<b>")] == titles
+
+
+def test_runs_of_an_earlier_version_are_measured_as_those_of_this_one(tmp_path: Path) -> None:
+    """Their metrics.json counts what a request did as part of learning what came before it."""
+    scene(tmp_path, "L0 L1 U0 L2")
+    folders = sorted(p.parent for p in tmp_path.glob("**/metrics.json"))
+
+    def values() -> dict[str, Any]:
+        cells = [load_cell(folder) for folder in folders]
+        return cell_values(Naming.of(cells).groups(cells))[0]
+
+    before = values()
+    for path in (folder / "metrics.json" for folder in folders):
+        old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("stages", "kept")}
+        path.write_text(json.dumps(old | {"min_acc_final": 0.0, "gap": None}))
+    after = values()
+    shown = ("min_acc", "depth", "acc", "forg", "wc_acc")
+    for cell, found in before.items():
+        assert found["depth"] is not None
+        assert {k: after[cell][k] for k in shown} == {k: found[k] for k in shown}
