@@ -85,7 +85,7 @@ class Frames:
         iteration = np.array(block.iterations, dtype=np.int64)
         if kept:
             trained = iteration > 0
-            values[trained, -3:] = self._worst(accuracy[trained][:, kept], kept)
+            values[trained, -3:] = self._worst(accuracy[trained][:, kept], kept, block.train)
         gone = [j for j in range(seen) if self.positions[j] not in held]
         lost = [j for j in gone if not self._again(j, passed)]
         if lost:
@@ -110,15 +110,23 @@ class Frames:
         since[:, [self.positions[j] in now.forgets for j in lost]] = 0.0
         return np.column_stack([acc.mean(1), since.mean(1)])
 
-    def _worst(self, acc: npt.NDArray[np.float64], kept: list[int]) -> npt.NDArray[np.float64]:
-        """[t, 3]: min-ACC, WC-ACC and the mean after each evaluation `acc` [t, kept]."""
-        olds, latest = kept[:-1], acc[:, -1]
+    def _worst(
+        self, acc: npt.NDArray[np.float64], kept: list[int], train: int
+    ) -> npt.NDArray[np.float64]:
+        """[t, 3]: min-ACC, WC-ACC and the mean after each evaluation `acc` [t, kept].
+
+        Where none of those `kept` is being learned, as in a request, there are minima alone.
+        """
+        learning = self.positions[kept[-1]] == train
+        olds, latest = kept[:-1] if learning else kept, acc[:, -1]
         out = np.column_stack([np.full(len(acc), math.nan), latest, acc.mean(1)])
         if olds and len(acc):
             before = [[self.lows.get(old, math.inf) for old in olds]]
-            lows = np.minimum.accumulate(np.concatenate([before, acc[:, :-1]]), axis=0)[1:]
+            rows = np.concatenate([before, acc[:, : len(olds)]])
+            lows = np.minimum.accumulate(rows, axis=0)[1:]
             self.lows.update(zip(olds, lows[-1].tolist(), strict=True))
             low = lows.mean(1)
-            out[:, 0] = low
-            out[:, 1] = latest / len(kept) + (1 - 1 / len(kept)) * low
+            out[:, 0] = out[:, 1] = low
+            if learning:
+                out[:, 1] = latest / len(kept) + (1 - 1 / len(kept)) * low
         return out

@@ -17,6 +17,7 @@ from clframe.engine.session import Run
 from clframe.errors import ConfigError
 from clframe.evaluation.metrics import summarize
 from clframe.tracking.journal import frames
+from clframe.tracking.store import RunStore
 from tests.conftest import MakeCell
 from tests.unit.engine.test_resume import Stop, assert_equal_runs, stop_at
 
@@ -186,6 +187,24 @@ def test_forgotten_experiences_leave_the_metrics(make_cell: MakeCell) -> None:
     when = {r["iteration"]: r["train_experience"] for r in trace if r["iteration"]}
     every = [one[t] if k == 1 else (one[t] + two[t]) / 2 for t, k in when.items() if k in (1, 3)]
     assert metrics["avg_anytime_acc"] == pytest.approx(sum(every) / len(every))
+    curves = curves_of(store2)
+    since = [t for t in metrics["eval_iterations"] if when[t] >= 2]  # then the same are held
+    for live, final in (("min_acc", "min_acc_curve"), ("wc_acc", "wc_acc_curve")):
+        wanted = dict(zip(metrics["eval_iterations"], metrics[final], strict=True))
+        assert [curves[live][t] for t in since] == pytest.approx([wanted[t] for t in since])
+
+
+def curves_of(store: RunStore) -> dict[str, dict[int, float]]:
+    """The curves of a run's journal: by name and update."""
+    found: dict[str, dict[int, float]] = {}
+    for frame in frames(store.journal_path):
+        keys = frame.arrays["keys"].tolist() if frame.kind == "metrics" else []
+        for i, key in enumerate(keys):
+            pairs = zip(
+                frame.arrays["iteration"].tolist(), frame.arrays["values"][:, i], strict=True
+            )
+            found.setdefault(key, {}).update(pairs)
+    return found
 
 
 def test_a_loss_that_is_not_finite_stops_the_cell(

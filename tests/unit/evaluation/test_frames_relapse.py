@@ -63,8 +63,9 @@ def test_what_is_held_keeps_its_curves_to_itself() -> None:
     series(frames, 1, [[20, 60]], 2)
     found = series(frames, 2, [[10, 60], [10, 30]], 3)
     assert found["avg_acc"] == [0.6, 0.3]
+    assert found["min_acc"] == found["wc_acc"] == [0.6, 0.3], "a request learns nothing"
     later = series(frames, 3, [[99, 70, 80]], 5)
-    assert later["avg_acc"] == [0.75] and later["min_acc"] == [0.7]
+    assert later["avg_acc"] == [0.75] and later["min_acc"] == [0.3]
 
 
 def test_each_of_several_is_measured_from_its_own_request() -> None:
