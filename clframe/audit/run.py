@@ -66,7 +66,7 @@ def audit(folder: Path, workers: int = 1) -> int:
             failed, end = failed + 1, f"failed: {found}"
         else:
             _write(case.folder, found | {"asked": asked[case.folder]})
-            end = "judged"
+            end = "judged" if found else "nothing is forgotten at its end"
         print(f"[{number}/{len(due)}] {seconds:6.1f} s  {end}  {case.folder.name}", flush=True)
     _compare_shadows(cases)
     return int(failed > 0)

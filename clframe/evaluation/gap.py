@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,21 @@ _TOLERANCE = 1e-12
 _AVERAGED = ("depth", "depth_rel", "regain", "area", "area_norm", "time_to_min")
 
 
-def gap(line: Timeline) -> dict[str, Any] | None:
-    """Each old task's dip at each switch, and means over them; None for a single stage."""
-    if line.num_stages == 1:
+def gap(line: Timeline, requests: Collection[int]) -> dict[str, Any] | None:
+    """Each old task's dip at each switch, and means over them; None where there is none.
+
+    A forget request, at one of the stream positions `requests`, is no switch.
+    """
+    places = line.stages.tolist()
+    switches = [s for s in range(line.num_stages - 1) if places[s + 1] not in requests]
+    if not switches:
         return None
-    by_switch = [_dips(line, s) for s in range(line.num_stages - 1)]
+    by_switch = [_dips(line, s) for s in switches]
     dips = [dip for old in by_switch for dip in old]
     recent = [old[-1] for old in by_switch]
-    places = line.stages.tolist()
-    switches = zip(places, places[1:], line.seen, strict=False)
-    names = (f"{a}->{b}|{i}" for a, b, n in switches for i in line.experiences[:n])
+    old = line.experiences
+    pairs = ((places[s], places[s + 1], i) for s in switches for i in old[: line.seen[s]])
+    names = (f"{before}->{after}|{i}" for before, after, i in pairs)
     block: dict[str, Any] = {"pairs": dict(zip(names, dips, strict=True))}
     for name in _AVERAGED:
         block[f"{name}_mean"] = mean(dip[name] for dip in dips)

@@ -46,15 +46,15 @@ def summarize(
     requests: what else it learns or forgets is a stage too, with a boundary and a row of R, but
     none of them is learnt in it. What is before the first of them is left out. It adds `stages` and
     `kept`, the stream positions of R's rows and columns. `requests` are the positions of forget
-    requests: as each method takes as many updates there as it likes, the mean over updates,
-    `avg_anytime_acc`, leaves them out.
+    requests: they are no switches for `gap`, and as each method takes as many updates there as it
+    likes, the mean over updates, `avg_anytime_acc`, leaves them out.
 
     The references are accuracies on each experience k (that is kept): of joint training on 0..k, of
     joint training on all, of training on k alone; each adds its own keys; so do `sizes`, the test
     samples of each, which pool what others average over experiences. Windows 10 and 100 and beta 10
     are always among those returned.
     """
-    line = read(rows, kept)
+    line, asked = read(rows, kept), {*requests}
     num = line.num_experiences
     result: dict[str, Any] = {
         "n_experiences": num,
@@ -63,8 +63,8 @@ def summarize(
         "R": line.matrix(),
         "init_acc": line.initial(),
         **continual(line, _sizes("windows", windows, _WINDOWS), _sizes("betas", betas, _BETAS)),
-        "gap": gap(line),
-        **standard(line, requests),
+        "gap": gap(line, asked),
+        **standard(line, asked),
     }
     if kept is not None:
         result |= {"stages": line.stages.tolist(), "kept": line.experiences.tolist()}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
+PART = " part"  # what the name of a request ends with that leaves something of what it touches
 
 
 def withdrawn(rows: Iterable[Row]) -> dict[int, int]:
@@ -27,7 +28,7 @@ def called(op: str, numbers: Iterable[int], part: bool = False) -> str:
 
     part: it takes only some of their samples.
     """
-    return op + ",".join(map(str, sorted(numbers))) + " part" * part
+    return op + ",".join(map(str, sorted(numbers))) + PART * part
 
 
 def names(rows: Sequence[Row]) -> dict[int, str]:

@@ -63,7 +63,8 @@ class Naming:
 
     @staticmethod
     def of(cells: Iterable[Cell]) -> Naming:
-        """Name cells by what varies among those of one strategy on one scenario.
+        """Name cells by what varies among those of one strategy on one scenario, and benchmarks by
+        what varies among the streams of all that are on one scenario.
 
         Options are called alike whoever takes them, so that variants of several strategies match.
         """
@@ -76,17 +77,24 @@ class Naming:
                 pairs.setdefault((cell.strategy, cell.scenario), []).append(cell)
         for (strategy, _), members in pairs.items():
             varying.setdefault(strategy, set()).update(_varying([flat[c.id] for c in members]))
+        known = {k for keys in varying.values() for k in keys}
+        streams = {
+            name: _of_streams([c for c in cells if c.scenario == name], flat, known)
+            for name in {c.scenario for c in cells}
+        }
         shared = {k for keys in varying.values() for k in keys if not k.startswith("options.")}
         names = {strategy: _short_names(keys | shared) for strategy, keys in varying.items()}
         methods, benchmarks = {}, {}
         for cell in cells:
             keys, short = sorted(varying.get(cell.strategy, ())), names.get(cell.strategy, {})
             own = [k for k in keys if not _of_scenario(k, cell)]
+            titles = _short_names(streams[cell.scenario])
             values = flat[cell.id]
             methods[cell.id] = Method(
                 cell.strategy, tuple((short[k], _read(k, values)) for k in own)
             )
-            theirs = [f"{short[k]}={_read(k, values)}" for k in keys if k not in own]
+            told = [k for k in sorted(titles) if values.get(k) is not None]
+            theirs = [f"{titles[k]}={_read(k, values)}" for k in told]
             benchmarks[cell.id] = ", ".join([cell.scenario, *theirs])
         return Naming(methods, benchmarks)
 
@@ -129,6 +137,18 @@ def _varying(configs: Sequence[Mapping[str, Any]]) -> set[str]:
     loud = {k for k in keys if k.split(".")[0] not in SILENT}
     told = [(c.get("seed"), *(_show(c.get(k, ABSENT)) for k in sorted(loud))) for c in configs]
     return loud if len(set(told)) == len(told) else keys
+
+
+def _of_streams(cells: Sequence[Cell], flat: Mapping[str, Any], known: set[str]) -> set[str]:
+    """What tells the streams of cells on one scenario apart: of what is `known` to vary, and said.
+
+    A cell that does not say has what its scenario's preset says, which may be the same.
+    """
+    said: dict[str, set[str]] = {}
+    for cell in cells:
+        for key in (k for k in flat[cell.id] if _of_scenario(k, cell)):
+            said.setdefault(key, set()).add(_show(flat[cell.id][key]))
+    return {k for k, values in said.items() if k in known or len(values) > 1}
 
 
 def _differs(key: str, configs: Sequence[Mapping[str, Any]]) -> bool:

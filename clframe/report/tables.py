@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clframe.evaluation.order import PART
 from clframe.evaluation.statistics import mean_interval
 from clframe.report.columns import COLUMNS, MAIN, Column
 from clframe.report.groups import Group, Naming, flatten
@@ -126,6 +127,10 @@ def warnings_of(cells: Sequence[Cell]) -> list[str]:
         found.append("ρ = 0: evaluated at boundaries only, so minima and gaps are not known there")
     if len({c.evaluation.get("split") for c in cells}) > 1:
         found.append("cells were evaluated on different splits")
+    if any(name.endswith(PART) for c in cells for name in c.stages.values()):
+        found.append(
+            "a request took a part of an experience, whose test data counts whole but in RA and FA"
+        )
     if any(c.record.get("git", {}).get("dirty") for c in cells):
         found.append("some cells ran from a working tree with uncommitted changes")
     return found

@@ -162,10 +162,12 @@ def dip(x: Trace, k: int, new: int, i: int) -> dict[str, Any]:
     }
 
 
-def gap(x: Trace) -> Any:
-    if len(x.stages) == 1:
+def gap(x: Trace, asked: Any) -> Any:
+    switches = [
+        (k, new) for k, new in zip(x.stages, x.stages[1:], strict=False) if new not in asked
+    ]
+    if not switches:
         return None
-    switches = list(zip(x.stages, x.stages[1:], strict=False))
     pairs = [(k, new, i) for k, new in switches for i in x.seen(k)]
     dips = {pair: dip(x, *pair) for pair in pairs}
     out: dict[str, Any] = {"pairs": {f"{k}->{new}|{i}": dips[k, new, i] for k, new, i in pairs}}
@@ -185,7 +187,7 @@ def gap(x: Trace) -> Any:
     return out
 
 
-def part_a(x: Trace, windows: Any, betas: Any) -> dict[str, Any]:
+def part_a(x: Trace, windows: Any, betas: Any, asked: Any) -> dict[str, Any]:
     acc = [average([x.R(s, i) for i in x.seen(s)]) for s in x.stages]
     forg = [average([x.R(i, i) - x.R(s, i) for i in x.before(s)]) for s in x.stages]
     ends = list(x.b.values())
@@ -202,7 +204,7 @@ def part_a(x: Trace, windows: Any, betas: Any) -> dict[str, Any]:
         "wc_acc_by_boundary": [wc_acc(x, b) for b in ends],
         "wc_acc_curve": [wc_acc(x, t) for t in x.times],
         "aa_curve": [seen_mean(x, t) for t in x.times],
-        "gap": gap(x),
+        "gap": gap(x, asked),
     }
     for name, change in (("wf", falls), ("wp", rises)):
         per_task = {str(w): [change(x.seen_series(i), w) for i in x.kept] for w in windows}
@@ -279,7 +281,7 @@ def summarize(
         "eval_iterations": x.times,
         "R": [[x.R(s, i) for i in x.kept] for s in x.stages],
         "init_acc": [x.z(i) for i in x.kept],
-        **part_a(x, {*windows, 10, 100}, {*betas, 10}),
+        **part_a(x, {*windows, 10, 100}, {*betas, 10}, requests),
         **part_b(x, requests),
         **references(x, joint_prefix, joint_all, independent),
         **({} if kept is None else {"stages": x.stages, "kept": x.kept}),

@@ -148,6 +148,9 @@ def test_a_request_is_a_stage_in_which_nothing_is_learnt() -> None:
     for key, value in hand.items():
         assert differences(result[key], value, key) == []
     dips = {name: dip["depth"] for name, dip in result["gap"]["pairs"].items()}
+    assert differences(dips, {"2->3|1": 0.2}) == [], "a request is no switch"
+    plain = summarize(rows, kept=[1, 3])["gap"]["pairs"]
+    dips = {name: dip["depth"] for name, dip in plain.items()}
     assert differences(dips, {"1->2|1": 0.3, "2->3|1": 0.2, "3->4|1": 0.1, "3->4|3": 0.1}) == []
 
 

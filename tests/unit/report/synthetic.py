@@ -142,7 +142,8 @@ def write_cell(
         rows = rows_of(table, lengths, boundaries=False, rho=max(rho, 1))
         rows = [r for r in rows if r[2] in learned]
         trace = AccuracyTrace(*(np.array(column) for column in zip(*rows, strict=True)))
-        store.write_metrics(summarize(trace.rows(), kept=held))
+        asked = [e["index"] for e in stream if e["kind"] == "forget"]
+        store.write_metrics(summarize(trace.rows(), kept=held, requests=asked))
         parquet(rows, store.trace_path)
         ends = rows_of(table, lengths, boundaries=True)
         parquet([r for r in ends if r[2] in learned], store.boundary_path)

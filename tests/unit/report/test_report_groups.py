@@ -79,6 +79,24 @@ def test_options_of_the_scenario_and_requests_make_another_benchmark() -> None:
     assert {naming.methods[c.id].label for c in cells} == {"replay", "ewc"}
 
 
+def test_strategies_that_met_other_streams_are_not_compared() -> None:
+    forget = [{"learn": 0}, {"learn": 1}, {"forget": {"tasks": [1]}}]
+    cells = [
+        cell("a", "replay", requests=forget[:2]),
+        cell("b", "ewc", requests=forget),
+        cell("c", "lwf", requests=None),
+        cell("d", "der", requests=None),
+    ]
+    naming = Naming.of(cells)
+    assert [naming.benchmarks[c.id] for c in cells] == [
+        "split, requests=L0 L1",
+        "split, requests=L0 L1 U1",
+        "split",
+        "split",
+    ]
+    assert len(naming.groups(cells)) == 4
+
+
 def test_silent_keys_count_only_where_nothing_else_tells_cells_apart() -> None:
     several = [cell("a", "replay", devices=1), cell("b", "replay", seed=1, devices=2)]
     assert Naming.of(several).methods["b"].label == "replay"
