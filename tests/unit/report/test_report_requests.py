@@ -17,6 +17,7 @@ from clframe.report.load import load_cell
 from clframe.report.scene import Scene, build_scene, stages
 from clframe.report.strokes import axis_names
 from clframe.report.style import looks
+from clframe.report.tables import warnings_of
 from clframe.report.values import cell_values
 
 LENGTH = 6  # updates at each position
@@ -181,3 +182,10 @@ def test_runs_of_an_earlier_version_are_measured_as_those_of_this_one(tmp_path: 
     for cell, found in before.items():
         assert found["depth"] is not None
         assert {k: after[cell][k] for k in shown} == {k: found[k] for k in shown}
+
+
+@pytest.mark.parametrize(("order", "told"), [("L0 L1 u0 L2", True), ("L0 L1 U0 L2", False)])
+def test_a_part_that_is_forgotten_is_warned_of(tmp_path: Path, order: str, told: bool) -> None:
+    scene(tmp_path, order)
+    cells = [load_cell(p.parent) for p in tmp_path.glob("**/metrics.json")]
+    assert any("took a part of an experience" in w for w in warnings_of(cells)) == told
