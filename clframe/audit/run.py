@@ -73,9 +73,10 @@ def audit(folder: Path, workers: int = 1) -> int:
 
 
 def _write(folder: Path, found: Mapping[str, Any]) -> None:
-    replace_file(
-        RunStore(folder).audit_path, json.dumps(plain(found, infinities=True), allow_nan=False)
-    )
+    store = RunStore(folder)
+    replace_file(store.audit_path, json.dumps(plain(found, infinities=True), allow_nan=False))
+    if store.upload_path.exists():  # it is shown in MLflow, which does not know this yet
+        store.pending_path.touch()
 
 
 def _cases(folder: Path, cells: Sequence[RunConfig]) -> tuple[list[Case], list[str]]:

@@ -187,12 +187,9 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--workers = {arguments.workers}: expected at least 1")
     runs = runs_folder(arguments)
     folder = grid_folder(arguments.grid, runs)
-    if not (folder / "grid.yaml").is_file():
-        known = sorted(p.parent.name for p in runs.glob("*/grid.yaml"))
-        there = f"Grids there: {', '.join(known)}." if known else "There are no grids there."
-        raise ConfigError(
-            f"no grid {folder.name!r} in {runs}.{nearest(folder.name, known)}\n{there}"
-        )
+    from clframe.report.load import check_folder
+
+    check_folder(folder)
     return _judge(folder, arguments.workers)
 
 

@@ -141,18 +141,11 @@ def run_one(
 
 
 def show_audit(folder: Path, console: Console | None = None) -> None:
-    """Send MLflow what an audit has found of the cells of a grid's folder since they were sent."""
-    spec = load_grid(folder / "grid.yaml")
-    cells = plan(spec.cells(), folder)
-    judged = [c for c in cells if _judged_later(RunStore(c.folder)) or owed(c.folder)]
-    with opened(folder.parent, [c.cfg for c in judged]) as stores:
-        _deliver(judged, stores, console or Console())
-
-
-def _judged_later(store: RunStore) -> bool:
-    sent, found = store.upload_path, store.audit_path
-    both = sent.exists() and found.exists()  # a run that is shown nowhere was never sent
-    return both and found.stat().st_mtime_ns > sent.stat().st_mtime_ns
+    """Send MLflow what it lacks of the cells of a grid's folder, as after an audit."""
+    cells = plan(load_grid(folder / "grid.yaml").cells(), folder)
+    late = [c for c in cells if owed(c.folder)]
+    with opened(folder.parent, [c.cfg for c in late]) as stores:
+        _deliver(late, stores, console or Console())
 
 
 def plan(cells: Sequence[RunConfig], folder: Path) -> list[Planned]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PUSH = 2.0  # seconds between two deliveries
-PENDING = ".upload-pending"
 
 Ending = Literal["done", "failed", "interrupted"]
 Find = Callable[[], "Target | None"]  # the store, made when it is first needed
@@ -28,7 +27,7 @@ class View:
 
     def __init__(self, find: Find | None, folder: Path) -> None:
         self.folder, self.find = folder, find
-        self.pending = folder / PENDING
+        self.pending = RunStore(folder).pending_path
         self.pushed = time.monotonic()
         self._uploader: RunUploader | None = None
         self._warned = ""
@@ -88,4 +87,4 @@ def deliver(folder: Path, find: Find | None) -> bool:
 
 def owed(folder: Path) -> bool:
     """Whether MLflow has not yet taken all of this run."""
-    return (folder / PENDING).exists()
+    return RunStore(folder).pending_path.exists()

@@ -122,7 +122,7 @@ def load_grid(folder: Path) -> Grid:
     `grid.yaml` says which cells there should be. A folder without one, as `clframe run` leaves it,
     is taken as it is; cells that the file no longer asks for are left out, with a warning.
     """
-    _check_folder(folder)
+    check_folder(folder)
     found = {p.name: load_cell(p) for p in _cell_folders(folder)}
     planned, beside, warnings = _planned(folder / "grid.yaml")
     warnings += [
@@ -181,7 +181,8 @@ def _order(cell: Cell) -> tuple[str, str, list[Any], int]:
     return cell.scenario, cell.strategy, numbered, cell.seed
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise ClframeError, with the grids that there are, where `folder` is none."""
     if folder.is_dir():
         return
     beside = [p.name for p in folder.parent.glob("*") if any(_cell_folders(p))]

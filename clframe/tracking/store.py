@@ -75,6 +75,7 @@ class RunStore:
         self.metrics_path = self.folder / "metrics.json"
         self.audit_path = self.folder / "audit.json"
         self.upload_path = self.folder / "upload.json"
+        self.pending_path = self.folder / ".upload-pending"  # there while MLflow lacks something
         self.trace_path = self.folder / "trace.parquet"
         self.boundary_path = self.folder / "boundary.parquet"
         self.journal_path = self.folder / "journal.bin"

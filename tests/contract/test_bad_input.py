@@ -57,6 +57,8 @@ def refused(
         ("run replay", ["expected key=value, as in strategy=replay, not 'replay'"]),
         (f"{RUN} --worker 3", ["unknown word '--worker'. Did you mean '--workers'?"]),
         ("rnu strategy=replay", ["verb = 'rnu': no such choice. Did you mean 'run'?"]),
+        ("audit gird", ["no grid named 'gird' in ", "There are no grids there."]),
+        ("report gird", ["no grid named 'gird' in ", "There are no grids there."]),
         ("show reply", ["no strategy or scenario named 'reply'. Did you mean 'replay'?"]),
         ("check reply", ["no strategy or scenario named 'reply'. Did you mean 'replay'?"]),
         ("new strategy my-idea", ["'my-idea' cannot name a strategy", "as in my_idea"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -320,15 +319,18 @@ def test_mlflow_is_sent_what_it_does_not_have(grid: Path, monkeypatch: pytest.Mo
     sent: list[Path] = []
     monkeypatch.setattr(runner, "_deliver", lambda cells, *_: sent.extend(c.folder for c in cells))
     own, _ = cells_of(grid)
-    runner.show_audit(grid)
-    assert sent == [], "these runs are shown nowhere"
+    shown = own[:4]
     for folder in own:
-        (folder / "upload.json").write_text("{}")
-        os.utime(folder / "upload.json", (1, 1))
+        RunStore(folder).audit_path.unlink()
+    for folder in shown:
+        RunStore(folder).upload_path.write_text("{}")
     runner.show_audit(grid)
-    assert sorted(sent) == sorted(own)
-    for folder in own:
-        os.utime(folder / "upload.json")
+    assert sent == [], "nothing was found yet"
+    assert audit(grid) == 0
+    runner.show_audit(grid)
+    assert sorted(sent) == sorted(shown), "the others are shown nowhere"
+    for folder in shown:
+        RunStore(folder).pending_path.unlink()  # as when MLflow has taken it
     sent.clear()
     assert audit(grid) == 0
     runner.show_audit(grid)
